@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Runs iocp_loop's tests, demo and benchmarks in a CPython for Windows: on Windows, or on Linux under Wine.
+
+    tools/dev.py demo   [ARGS]    python -m iocp_loop demo ARGS
+    tools/dev.py test   [ARGS]    pytest ARGS; --stomp: with the stomp mode's guarded memory
+    tools/dev.py bench  [ARGS]    benchmarks/run.py ARGS
+    tools/dev.py python [ARGS]    anything: python ARGS
+    tools/dev.py lint             ruff and mypy
+
+Each takes --python 3.11|3.12|3.13|3.14 (or 3.13t, 3.14t: free-threaded); the default is the newest that works here.
+What they need is downloaded and made on the first run, and kept in the user's cache folder (on Linux about 1 GB, in
+$XDG_CACHE_HOME or ~/.cache; it may be deleted at any time).
+
+Under Wine a run is pinned to one processor, which it has for itself if it can: Wine is ten times slower across two.
+IOCP_LOOP_CPU names another one, or "all" for no pinning. The exit status is the program's.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - an older Python may well be the one that runs this
+    sys.exit("tools/dev.py needs Python 3.11 or newer: run it with one, for example 'python3.11 tools/dev.py test'.")
+
+from devtool import commands
+
+if __name__ == "__main__":
+    sys.exit(commands.main(sys.argv[1:], __doc__))

@@ -1,0 +1,149 @@
+"""What each command runs, and how the command line is read."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from . import native, pins, report, wine
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PORTABLE = "tests/portable"
+NO_TESTS_COLLECTED = 5  # pytest's exit status
+
+
+class Request(NamedTuple):
+    """The command line, taken apart."""
+
+    command: str
+    python: str | None
+    stomp: bool
+    arguments: list[str]
+
+
+def main(arguments: list[str], usage: str) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage)
+        return 0 if arguments else 2
+    try:
+        request = parse(arguments)
+        check_version(request.python)
+        return COMMANDS[request.command](request)
+    except report.Trouble as trouble:
+        print(f"tools/dev.py: {trouble}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(arguments: list[str]) -> Request:
+    """Our options may stand anywhere, but `python` hands on all that follows its first argument."""
+    command = python = None
+    stomp = False
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--python":
+            python = next(words, "")
+        elif word.startswith("--python="):
+            python = word.partition("=")[2]
+        elif word == "--stomp" and command in (None, "test"):
+            stomp = True
+        elif command is None:
+            command = word
+        else:
+            rest.append(word)
+        if command == "python" and rest:
+            rest.extend(words)
+    if command not in COMMANDS:
+        raise report.Trouble(f"{command or 'no command'}: the commands are {', '.join(COMMANDS)}; --help says more.")
+    if python == "":
+        raise report.Trouble("--python wants a version: write it like --python 3.13.")
+    return Request(command, python, stomp, rest)
+
+
+def check_version(name: str | None) -> None:
+    if sys.platform != "win32" and name is not None and name not in pins.WINDOWS_PYTHONS:
+        choices = ", ".join(pins.WINDOWS_PYTHONS)
+        raise report.Trouble(f"there is no Python {name} for Windows to run under Wine: take one of {choices}.")
+
+
+def demo(request: Request) -> int:
+    return in_windows_python(request.python, ["-m", "iocp_loop", "demo", *request.arguments], REPOSITORY)
+
+
+def test(request: Request) -> int:
+    """All rings in the Windows Python; before that, off Windows, the portable one in this machine's own."""
+    environ = {"IOCP_LOOP_STOMP": "1"} if request.stomp else {}
+    status = 0
+    if sys.platform != "win32" and concerns_portable_ring(request.arguments):
+        python = native.environment(sys.executable, native.own_name(), native.TEST_REQUIREMENTS)
+        arguments = ["-m", "pytest", *request.arguments, *([] if names_tests(request.arguments) else [PORTABLE])]
+        status = native.run(python, arguments, folder=REPOSITORY, environ=environ | {"PYTHONPATH": str(REPOSITORY)})
+    arguments = ["-m", "pytest", *request.arguments, *([] if names_tests(request.arguments) else ["tests"])]
+    windows_status = in_windows_python(request.python, arguments, REPOSITORY, environ)
+    # A selection such as -k may concern one ring only.
+    return windows_status or (0 if status == NO_TESTS_COLLECTED else status)
+
+
+def names_tests(arguments: list[str]) -> bool:
+    """Whether pytest's arguments say which files to run."""
+    return any(is_test_path(argument) for argument in arguments)
+
+
+def concerns_portable_ring(arguments: list[str]) -> bool:
+    """Whether only portable tests are asked for, or no files are named."""
+    named = [argument for argument in arguments if is_test_path(argument)]
+    return (REPOSITORY / PORTABLE).is_dir() and all(path.startswith(PORTABLE) for path in named)
+
+
+def is_test_path(argument: str) -> bool:
+    return not argument.startswith("-") and (REPOSITORY / argument.partition("::")[0]).exists()
+
+
+def bench(request: Request) -> int:
+    return in_windows_python(request.python, ["benchmarks/run.py", *request.arguments], REPOSITORY)
+
+
+def python(request: Request) -> int:
+    return in_windows_python(request.python, request.arguments, Path.cwd())
+
+
+def lint(_request: Request) -> int:
+    """Every check is run; the first that fails gives the exit status."""
+    executable = native.environment(sys.executable, native.own_name(), native.LINT_REQUIREMENTS)
+    checks = (
+        ["ruff", "check"],
+        ["ruff", "format", "--check"],
+        ["mypy", "--strict", "--platform", "win32", "iocp_loop"],
+        # The half of the tool that is for Linux.
+        ["mypy", "--strict", "--platform", "linux", "tools/dev.py"],
+    )
+    statuses = [native.run(executable, ["-m", *check], folder=REPOSITORY, environ={}) for check in checks]
+    return next(filter(None, statuses), 0)
+
+
+def in_windows_python(
+    name: str | None, arguments: list[str], folder: Path, environ: dict[str, str] | None = None
+) -> int:
+    """Runs `python ARGUMENTS` in the Windows Python of that version, with this checkout's iocp_loop importable."""
+    environ = environ or {}
+    if sys.platform == "win32":
+        name = name or native.own_name()
+        executable = native.interpreter(name)
+        made = native.environment(executable, name, native.TEST_REQUIREMENTS, optional=native.BENCH_REQUIREMENTS)
+        return native.run(made, arguments, folder=folder, environ=environ | {"PYTHONPATH": str(REPOSITORY)})
+    # Not above: it needs names that are missing on Windows.
+    from . import runner
+
+    environ |= {"PYTHONPATH": wine.windows_path(REPOSITORY)}
+    return runner.run(pins.WINDOWS_PYTHONS[name or pins.DEFAULT_UNDER_WINE], arguments, folder=folder, environ=environ)
+
+
+COMMANDS: dict[str, Callable[[Request], int]] = {
+    "demo": demo,
+    "test": test,
+    "bench": bench,
+    "python": python,
+    "lint": lint,
+}

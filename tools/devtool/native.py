@@ -1,0 +1,78 @@
+"""Virtual environments of this machine's own Python: the Windows Python on Windows, and on Linux the portable tests and
+the linters.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from . import cache, fetch, report
+
+TOOLS = Path(__file__).resolve().parent.parent
+TEST_REQUIREMENTS = TOOLS / "requirements-test.txt"
+BENCH_REQUIREMENTS = TOOLS / "requirements-bench.txt"
+LINT_REQUIREMENTS = TOOLS / "requirements-lint.txt"
+
+EXECUTABLE = "import sys; print(sys.executable)"
+
+
+def own_name() -> str:
+    """The Python that runs us, named as in --python."""
+    free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    return f"{sys.version_info.major}.{sys.version_info.minor}{'t' * free_threaded}"
+
+
+def interpreter(name: str) -> str:
+    """The executable of that version on Windows; ours if it is of that version."""
+    if name == own_name():
+        return sys.executable
+    if not re.fullmatch(r"3\.\d+t?", name):
+        raise report.Trouble(f"--python {name} is no Python version: write it like 3.13 or 3.13t.")
+    launcher = shutil.which("py")
+    if launcher:
+        answer = subprocess.run([launcher, f"-{name}", "-c", EXECUTABLE], capture_output=True, text=True, check=False)
+        if answer.returncode == 0:
+            return answer.stdout.strip()
+    raise report.Trouble(f"Python {name} is not installed: get it from python.org, or choose another with --python.")
+
+
+def environment(executable: str, name: str, *requirements: Path, optional: Path | None = None) -> Path:
+    """The Python of a virtual environment that has these requirements, made now if it is not there."""
+    files = [*requirements, *([optional] if optional else [])]
+    identity = cache.key(executable, *(path.read_bytes() for path in files))
+    folder = cache.built_once(f"venv-{name}-{identity}", lambda part: make(executable, part, requirements, optional))
+    return python_in(folder)
+
+
+def make(executable: str, folder: Path, requirements: tuple[Path, ...], optional: Path | None) -> None:
+    with report.step(f"making a virtual environment of {executable}"):
+        # Without pip: Debian's Python cannot put one in, and ours works from outside.
+        command = [executable, "-m", "venv", "--without-pip", str(folder)]
+        subprocess.run(command, check=True)
+        install = ("--python", python_in(folder), "install", "--no-deps", "--require-hashes", "--only-binary=:all:")
+        for path in requirements:
+            fetch.pip(*install, "-r", path, what=path.name)
+        if optional:
+            try:
+                fetch.pip(*install, "-r", optional, what=optional.name)
+            except report.Trouble as trouble:
+                report.say(f"left out: {trouble}")
+
+
+def python_in(folder: Path) -> Path:
+    return folder / "Scripts" / "python.exe" if sys.platform == "win32" else folder / "bin" / "python"
+
+
+def run(executable: Path, arguments: list[str], *, folder: Path, environ: dict[str, str]) -> int:
+    """Runs `python ARGUMENTS`; Ctrl+C reaches the program from the terminal, and must not end us before it."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        command = [str(executable), *arguments]
+        return subprocess.run(command, cwd=folder, env=os.environ | environ, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,200 @@
+"""Wine on Linux: the programs it needs, found or installed, and the prefixes that runs happen in.
+
+A prefix is Wine's idea of one Windows machine, and all its programs share one wineserver. Each processor that runs are
+pinned to has a prefix of its own: a wineserver on another processor costs fifteen times as much per call, and two runs
+at the same time see neither each other's named objects nor each other's limits. These prefixes share one drive C.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from . import cache, report
+
+COMPILER = "x86_64-w64-mingw32-gcc"
+PACKAGES = ("wine64", "gcc-mingw-w64-x86-64-win32", "ca-certificates")
+# Distributions that name the packages so, and whose Wine is new enough.
+APT_DISTRIBUTIONS = ("debian", "ubuntu")
+OLDEST_WINE = 8
+PREFIX_RECIPE = 2  # Raise it when make_template() or share_template() do something else: prefixes are made anew then.
+
+SETTINGS = (
+    # Wine 8 says that it is Windows 7 otherwise.
+    ("HKCU\\Software\\Wine", "Version", "win10"),
+    # There is nothing to be seen, and where there is no display the drivers complain on standard error.
+    ("HKCU\\Software\\Wine\\Drivers", "Graphics", "null"),
+)
+
+
+class Wine(NamedTuple):
+    loader: str
+    server: str
+    version: str  # "8.0"
+
+    def environment(self, prefix: Path) -> dict[str, str]:
+        return {
+            "WINEPREFIX": str(prefix),
+            "WINEDEBUG": "-all",
+            # Neither .NET nor a browser engine, which Wine would offer to download; and no debugger, which would print
+            # pages about a crash that is often a test's purpose. The exit status and faulthandler tell enough.
+            "WINEDLLOVERRIDES": "mscoree,mshtml,winedbg.exe=",
+            "WINESERVER": self.server,
+        }
+
+
+def ensure() -> Wine:
+    """Wine and the compiler for the launcher, installed now if this is root on Debian or Ubuntu."""
+    check_machine()
+    if missing():
+        install()
+    wine = find()
+    if wine is None or missing():
+        raise report.Trouble(f"{' and '.join(missing())} cannot be found even now: install them and run this again.")
+    if int(wine.version.split(".")[0]) < OLDEST_WINE:
+        raise report.Trouble(f"Wine {wine.version} is too old for CPython: install Wine {OLDEST_WINE} or newer.")
+    return wine
+
+
+def check_machine() -> None:
+    if not sys.platform.startswith("linux"):
+        raise report.Trouble(
+            f"iocp_loop runs on Windows, or on Linux under Wine, not on {sys.platform}: use one of those."
+        )
+    if platform.machine() not in ("x86_64", "AMD64"):
+        raise report.Trouble(
+            f"Wine needs an x86-64 processor here, this one is {platform.machine()}: use such a machine, or Windows."
+        )
+
+
+def missing() -> list[str]:
+    needed = {"Wine": find() is not None, "the MinGW-w64 compiler": shutil.which(COMPILER) is not None}
+    return [name for name, is_there in needed.items() if not is_there]
+
+
+def find() -> Wine | None:
+    """The installed Wine; Debian keeps the 64-bit one out of the PATH."""
+    for folder, loader in (("/usr/lib/wine", "wine64"), (None, "wine64"), (None, "wine")):
+        path = shutil.which(loader, path=folder)
+        if not path:
+            continue
+        server = shutil.which("wineserver64", path=folder) or shutil.which("wineserver", path=folder)
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+        version = re.match(r"wine-(\d+\.\d+)", answer.stdout)
+        if server and version:
+            return Wine(path, server, version[1])
+    return None
+
+
+def install() -> None:
+    what = " and ".join(missing())
+    if distribution() not in APT_DISTRIBUTIONS:
+        raise report.Trouble(
+            f"{what} cannot be found: install 64-bit Wine {OLDEST_WINE} or newer and {COMPILER}, and run this again."
+        )
+    apt = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *PACKAGES]
+    become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    if become_root and not sudo_works():
+        raise report.Trouble(
+            f"{what} cannot be found, and this is not root: let root run 'apt-get install {' '.join(PACKAGES)}'."
+        )
+    with report.step(f"installing {' '.join(PACKAGES)}"), cache.locked("apt"):
+        environ = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        # It may fail and the installation work all the same, with package lists that are there.
+        subprocess.run([*become_root, "apt-get", "update", "--quiet"], env=environ, capture_output=True, check=False)
+        result = subprocess.run([*become_root, *apt], env=environ, capture_output=True, text=True, check=False)
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise report.Trouble(f"apt-get could not install Wine ({reason}): check the network and /etc/apt/sources.list.")
+
+
+def sudo_works() -> bool:
+    """Whether sudo is there and needs no password."""
+    if not shutil.which("sudo"):
+        return False
+    return subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0
+
+
+def distribution() -> str:
+    """The distribution's ID, or that of the family it belongs to."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return "unknown"
+    family = (release.get("ID", ""), *release.get("ID_LIKE", "").split())
+    return next((name for name in family if name in APT_DISTRIBUTIONS), family[0])
+
+
+def ensure_prefix(wine: Wine, slot: str) -> Path:
+    """The prefix for runs in that slot ("cpu0", "all")."""
+    name = f"prefix-{wine.version}-{PREFIX_RECIPE}"
+    template = cache.built_once(name, lambda folder: make_template(wine, folder))
+    return cache.built_once(f"{name}-{slot}", lambda folder: share_template(template, folder))
+
+
+def make_template(wine: Wine, folder: Path) -> None:
+    with report.step("making a Wine prefix"):
+        environ = clean_environment() | wine.environment(folder)
+        output_of([wine.loader, "wineboot", "--init"], environ)
+        for key, name, content in SETTINGS:
+            output_of([wine.loader, "reg", "add", key, "/v", name, "/d", content, "/f"], environ)
+        # Its wineserver writes the registry when it ends, and must have ended before the folder is renamed.
+        subprocess.run([wine.server, "--wait"], env=environ, check=False)
+    if not (folder / "system.reg").exists():
+        raise report.Trouble(
+            f"Wine {wine.version} could not make its prefix in {folder}: try '{wine.loader} wineboot' by hand."
+        )
+
+
+def start(wine: Wine, prefix: Path) -> None:
+    """Starts Wine's own servers, which outlive the program by some seconds: they must not hold its standard streams."""
+    environ = clean_environment() | wine.environment(prefix)
+    null = subprocess.DEVNULL
+    subprocess.run([wine.loader, "hostname"], env=environ, stdin=null, stdout=null, stderr=null, check=False)
+
+
+def output_of(command: list[str], environ: dict[str, str]) -> str:
+    """Runs a Windows program that needs no input; what it writes."""
+    result = subprocess.run(
+        command,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return result.stdout
+
+
+def share_template(template: Path, folder: Path) -> None:
+    """A prefix with its own registry and wineserver, on the template's drive C."""
+    for path in template.iterdir():
+        if path.suffix == ".reg" or path.name == ".update-timestamp":
+            shutil.copy2(path, folder)
+    shutil.copytree(template / "dosdevices", folder / "dosdevices", symlinks=True)
+    (folder / "drive_c").symlink_to(template / "drive_c")
+
+
+def clean_environment() -> dict[str, str]:
+    """Our environment without what would lead the Windows Python, or Wine, to this machine's things."""
+    unwanted = {
+        "DISPLAY",
+        "WAYLAND_DISPLAY",
+        "VIRTUAL_ENV",
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "PYTHONSTARTUP",
+        "PYTHONUSERBASE",
+    }
+    unwanted |= {"PYTHONEXECUTABLE", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX"}
+    return {name: text for name, text in os.environ.items() if name not in unwanted and not name.startswith("WINE")}
+
+
+def windows_path(path: Path) -> str:
+    """Drive Z: is Linux's root in every prefix."""
+    return "Z:" + str(path.absolute()).replace("/", "\\")
