@@ -1,0 +1,143 @@
+"""The kernel as this package sees it: one protocol, and the real implementation of it.
+
+Everything above level 0 talks to a `Kernel`, never to a DLL. That is the seam of the tests: a counting kernel proves
+how many calls an operation costs, a fake one provokes the orders and faults that the real one will not on demand.
+Attribute names are the Win32 names; what a hot call takes is in prototypes.py.
+"""
+
+import ctypes
+import socket
+import sys
+from typing import Any, Protocol
+
+from . import prototypes
+from .constants import (
+    EXTENSION_GUIDS,
+    PROTOCOL_INFOW_SIZE,
+    XP1_IFS_HANDLES,
+    Ioctl,
+    SocketOption,
+)
+from .errors import os_error
+from .types import DWORD, GUID
+
+
+class Kernel(Protocol):
+    """The calls an event loop makes. Hot calls take prepared argument objects; all return the raw Win32 result."""
+
+    def last_error(self) -> int:
+        """The code of the calling thread's last failed call through this object."""
+
+    def extension(self, sock: Any, name: str) -> Any:
+        """The extension function `name` of the provider behind `sock`."""
+
+    def skips_port_safely(self, sock: Any) -> bool:
+        """Whether FILE_SKIP_COMPLETION_PORT_ON_SUCCESS may be set on a socket of `sock`'s provider."""
+
+    def CreateIoCompletionPort(self, handle: int, port: int, key: int, threads: int, /) -> int: ...
+    def GetQueuedCompletionStatusEx(self, *args: Any) -> int: ...
+    def PostQueuedCompletionStatus(self, port: int, byte_count: int, key: int, overlapped: int, /) -> int: ...
+    def SetFileCompletionNotificationModes(self, handle: int, flags: int, /) -> int: ...
+    def CancelIoEx(self, handle: int, overlapped: int, /) -> int: ...
+    def CloseHandle(self, handle: int, /) -> int: ...
+    def WSARecv(self, *args: Any) -> int: ...
+    def WSASend(self, *args: Any) -> int: ...
+    def WSARecvFrom(self, *args: Any) -> int: ...
+    def WSASendTo(self, *args: Any) -> int: ...
+    def WSAIoctl(self, *args: Any) -> int: ...
+    def ReadFile(self, *args: Any) -> int: ...
+    def WriteFile(self, *args: Any) -> int: ...
+    def ConnectNamedPipe(self, *args: Any) -> int: ...
+    def CreateNamedPipeW(self, *args: Any) -> int: ...
+    def CreateFileW(self, *args: Any) -> int: ...
+    def WaitNamedPipeW(self, *args: Any) -> int: ...
+    def SetNamedPipeHandleState(self, *args: Any) -> int: ...
+    def GetNamedPipeHandleStateW(self, *args: Any) -> int: ...
+    def GetFileType(self, handle: int, /) -> int: ...
+    def ReadFileBlocking(self, *args: Any) -> int: ...
+    def WriteFileBlocking(self, *args: Any) -> int: ...
+    def PeekNamedPipe(self, *args: Any) -> int: ...
+    def GetConsoleMode(self, console: int, mode: int, /) -> int: ...
+    def ReadConsoleW(self, *args: Any) -> int: ...
+    def WriteConsoleW(self, *args: Any) -> int: ...
+    def OpenThread(self, access: int, inherit: int, thread_id: int, /) -> int: ...
+    def CancelSynchronousIo(self, thread: int, /) -> int: ...
+    def NtQueryInformationFile(self, *args: Any) -> int: ...
+    def RegisterWaitForSingleObject(self, *args: Any) -> int: ...
+    def WaitForSingleObject(self, handle: int, timeout_ms: int, /) -> int: ...
+    def UnregisterWaitEx(self, wait: int, event: int, /) -> int: ...
+    def NtCreateFile(self, *args: Any) -> int: ...
+    def NtDeviceIoControlFile(self, *args: Any) -> int: ...
+
+
+class Win32Kernel:
+    """The real one. A function is bound the first time it is used; thread-safe, because binding twice is harmless."""
+
+    def __init__(self) -> None:
+        self.last_error = ctypes.get_last_error  # type: ignore[attr-defined, unused-ignore]
+        self._extensions: dict[tuple[Any, ...], Any] = {}
+        self._ifs: dict[tuple[int, int, int], bool] = {}
+        # Whether CancelIoEx may be forgotten (see `Proactor.cancel`): Wine, by an export that only it has.
+        self.forgets_cancels = _exports("wine_get_version")
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            function = prototypes.bind(name)
+        except KeyError:
+            raise AttributeError(name) from None
+        setattr(self, name, function)
+        return function
+
+    def extension(self, sock: Any, name: str) -> Any:
+        """As in `Kernel`. Addresses differ between providers (IPv4, IPv6, layered ones), so each is asked once."""
+        where = (name, sock.family, sock.type, sock.proto)
+        function = self._extensions.get(where)
+        if function is None:
+            address = self._extension_address(sock, EXTENSION_GUIDS[name])
+            function = self._extensions[where] = prototypes.bind_at(name, address)
+        return function
+
+    def _extension_address(self, sock: Any, guid_text: str) -> int:
+        first, second, third, *rest = guid_text.split("-")
+        guid = GUID(
+            int(first, 16), int(second, 16), int(third, 16), (ctypes.c_ubyte * 8)(*bytes.fromhex("".join(rest)))
+        )
+        address, returned = ctypes.c_size_t(), DWORD()
+        failed = self.WSAIoctl(
+            sock.fileno(),
+            Ioctl.SIO_GET_EXTENSION_FUNCTION_POINTER,
+            ctypes.addressof(guid),
+            ctypes.sizeof(guid),
+            ctypes.addressof(address),
+            ctypes.sizeof(address),
+            ctypes.addressof(returned),
+            0,
+            0,
+        )
+        if failed:
+            code = self.last_error()
+            raise os_error(code, "WSAIoctl(SIO_GET_EXTENSION_FUNCTION_POINTER)", f"socket {sock.fileno()}")
+        return address.value
+
+    def skips_port_safely(self, sock: Any) -> bool:
+        """As in `Kernel`.
+
+        Only where every layer of the provider hands out real file handles (MSDN, SetFileCompletionNotificationModes),
+        and never for datagrams: their truncation warning is an inline error that may still queue a packet.
+        """
+        if sock.type != socket.SOCK_STREAM:
+            return False
+        provider = (sock.family, sock.type, sock.proto)
+        safe = self._ifs.get(provider)
+        if safe is None:
+            raw = sock.getsockopt(socket.SOL_SOCKET, SocketOption.PROTOCOL_INFOW, PROTOCOL_INFOW_SIZE)
+            safe = self._ifs[provider] = bool(int.from_bytes(raw[:4], sys.byteorder) & XP1_IFS_HANDLES)
+        return safe
+
+
+def _exports(name: str) -> bool:
+    try:
+        prototypes.bind(name)
+    except AttributeError:
+        return False
+    return True
