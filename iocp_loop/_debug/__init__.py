@@ -1,0 +1,1 @@
+"""Instruments that cost something: imported only when asked for."""

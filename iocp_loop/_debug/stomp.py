@@ -1,0 +1,88 @@
+"""Stomp mode: every operation and every buffer on pages of its own, inaccessible once released.
+
+A block is placed against the end of its last page, and the page behind that is never committed: an overrun faults at
+the first byte. Releasing decommits the pages but keeps their addresses reserved, so that a released address does not
+come to name something else. What then touches it fails at once:
+
+* our own stale access: an access violation where it happens (`faulthandler` prints the stack);
+* a late kernel write to a buffer: under Wine the packet says STATUS_ACCESS_VIOLATION. Windows locks the pages of a
+  pending receive and would write to the orphaned page instead, so there the net is the LifetimeError below;
+* releasing while the kernel owns the operation: LifetimeError, before any harm is done.
+
+The last QUARANTINE_MAX released blocks stay reserved; older ones are given back to the system, because a process may
+have only so many separate regions of memory.
+"""
+
+import ctypes
+import threading
+import weakref
+from collections import deque
+from typing import Any
+
+from .._arena import OperationT, retire
+from .._operation import IoType, LifetimeError, OverlappedEx
+from .._win32 import prototypes
+from .._win32.constants import Memory
+from .._win32.errors import os_error
+
+PAGE_SIZE = 4096
+# Far more than a program has in use at a time. QUIRK(wine): Linux allows a process 65,530 mappings, two per block.
+QUARANTINE_MAX = 8192
+_ALIGNMENT = 16  # What malloc promises, and what OVERLAPPED needs.
+
+
+class StompArena:
+    """An arena that makes every use after release an immediate error. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._allocate = prototypes.bind("VirtualAlloc")
+        self._free = prototypes.bind("VirtualFree")
+        self._lock = threading.Lock()
+        self._blocks: dict[int, tuple[int, int]] = {}  # block address -> (first page, bytes committed)
+        self._quarantine: deque[int] = deque()  # first pages of the blocks released last
+
+    def operation(self, cls: type[OperationT], io_type: IoType) -> OperationT:
+        """As in `Arena`. The pages go when the operation is released, or dies."""
+        operation = cls.from_address(self._place(ctypes.sizeof(cls)))
+        operation.prepare(io_type)
+        weakref.finalize(operation, self._stomp, operation.address).atexit = False
+        return operation
+
+    def buffer(self, size: int) -> Any:
+        """As in `Arena`. The pages go when the buffer is released, or dies."""
+        array = (ctypes.c_char * size).from_address(self._place(size))
+        weakref.finalize(array, self._stomp, ctypes.addressof(array)).atexit = False
+        return array
+
+    def release(self, operation: OverlappedEx) -> None:
+        """As in `Arena`."""
+        retire(operation)
+        self._stomp(operation.address)
+
+    def release_buffer(self, buffer: Any) -> None:
+        """As in `Arena`."""
+        self._stomp(ctypes.addressof(buffer))
+
+    def _place(self, size: int) -> int:
+        committed = -(-max(size, 1) // PAGE_SIZE) * PAGE_SIZE
+        # The guard page is reserved with the block and never committed.
+        first = self._allocate(0, committed + PAGE_SIZE, Memory.RESERVE, Memory.PAGE_NOACCESS)
+        if not first or not self._allocate(first, committed, Memory.COMMIT, Memory.PAGE_READWRITE):
+            code = ctypes.get_last_error()  # type: ignore[attr-defined, unused-ignore]
+            raise os_error(code, "VirtualAlloc", f"{committed} bytes")
+        address: int = first + (committed - size) // _ALIGNMENT * _ALIGNMENT
+        with self._lock:
+            self._blocks[address] = (first, committed)
+        return address
+
+    def _stomp(self, address: int) -> None:
+        with self._lock:
+            block = self._blocks.pop(address, None)
+        if block is None:
+            return  # Released by hand, and now its Python object died: the pages went the first time.
+        first, committed = block
+        if not self._free(first, committed, Memory.DECOMMIT):
+            raise LifetimeError(f"the pages of the block at {address:#x} could not be made inaccessible")
+        self._quarantine.append(first)
+        if len(self._quarantine) > QUARANTINE_MAX:
+            self._free(self._quarantine.popleft(), 0, Memory.RELEASE)

@@ -1,0 +1,414 @@
+"""The proactor: every overlapped operation is submitted, cancelled and taken back here, and nowhere else.
+
+It owns two tables. `pending` holds, by the address of its OVERLAPPED, every operation that the kernel owns: the one
+strong reference that keeps the memory alive. `endpoints` holds, by completion key, every handle associated with the
+port. The address in a packet is authoritative; its key is routing and a cross-check.
+
+Three things are kept apart: waiting (the port), settling (`poll`: find the operation, take its memory back, run no
+user code), and delivering (whoever empties `settled`). Every outcome travels the same way: a packet, an inline success
+that posts no packet, and a call that failed at once all become an entry of `settled`.
+
+Threads: `register`, `submit` and `settle` may be called from several threads at once, because each step that touches
+shared state is one atomic operation on a dict, a list or a deque. What concerns the *same* endpoint (settling its
+packets, submitting, cancelling, closing) must be serialized by the caller, with a lock per session for example; and
+`close` is for when no thread waits any more. A proactor that an event loop owns is used from the loop's thread only.
+
+No asyncio in here.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+from ._arena import Arena, default_arena
+from ._endpoint import Endpoint, Key
+from ._operation import (
+    CANCELLING,
+    IDLE,
+    KERNEL_OWNED,
+    ORPHANS,
+    PENDING,
+    SETTLED,
+    LifetimeError,
+    OverlappedEx,
+    keep_for_ever,
+)
+from ._port import CompletionPort, timeout_to_ms
+from ._win32.constants import Error, NotificationMode, Status, WsaError
+from ._win32.errors import os_error, status_from_winerror
+from ._win32.kernel import Kernel
+
+# How long `close` waits for the kernel to give back what was cancelled. A healthy driver needs microseconds.
+CLOSE_TIMEOUT_S = 5.0
+# How often Wine is asked for the end of one operation; nine times were seen to be needed.
+CANCELS_MAX = 100
+# How many turns in a row may live on inline completions alone before the port is looked at again.
+INLINE_TURNS_MAX = 8
+
+_IO_PENDING = int(Error.IO_PENDING)  # A plain int compares three times as fast as a member of an IntEnum.
+# A message or datagram longer than the buffer: the call fails at once, and queues its packet all the same, because
+# the status is a warning (0x8...). In skip mode Wine queues none: an endpoint that may see warnings never skips.
+_WARNINGS = frozenset({Error.MORE_DATA, WsaError.MSGSIZE})
+
+Settled = tuple[OverlappedEx, int, int]
+_SKIP_MODES = NotificationMode.SKIP_COMPLETION_PORT_ON_SUCCESS | NotificationMode.SKIP_SET_EVENT_ON_HANDLE
+
+
+class Proactor:
+    """Operations and endpoints of one completion port.
+
+    Args:
+        port: the port; a new one if None. It is closed with the proactor.
+        arena: where operations live; the heap, or stomp pages where `IOCP_LOOP_STOMP=1` asks for them.
+        concurrency: as for `CompletionPort`, for a new port.
+        kernel: as for `CompletionPort`, for a new port.
+    """
+
+    def __init__(
+        self,
+        port: CompletionPort | None = None,
+        *,
+        arena: Arena | None = None,
+        concurrency: int = 0,
+        kernel: Kernel | None = None,
+    ) -> None:
+        self.port = CompletionPort(concurrency, kernel=kernel) if port is None else port
+        self.kernel = self.port.kernel
+        self.arena = default_arena() if arena is None else arena
+        self.pending: dict[int, OverlappedEx] = {}
+        self.endpoints: dict[int, Endpoint] = {}
+        self._by_handle: dict[int, Endpoint] = {}
+        self.settled: deque[Settled] = deque()
+        self.counts: dict[int, int] = {}  # operations submitted, by IoType; kept only while `count` is on
+        self._counting = False
+        # Told of a packet that names no operation of ours. Not raised here: the rest of its batch must be settled.
+        self.on_stray: Callable[[LifetimeError], object] = _print_stray
+        # Called once, before the next wait: where sockets are polled again, with all that changed during the turn.
+        self.before_wait: Callable[[], None] | None = None
+        self.readiness: Any = None  # made by `_readiness.of` when first needed
+        self._wait = self.port.wait_raw
+        self._last_error = self.kernel.last_error
+        self._forgets_cancels = getattr(self.kernel, "forgets_cancels", False)
+        self._wake_posted = False
+        self._inline_turns = 0
+
+    def __repr__(self) -> str:
+        return f"<Proactor endpoints={len(self.endpoints)} pending={len(self.pending)} port={self.port!r}>"
+
+    # -- endpoints ---------------------------------------------------------------------------------------------
+
+    def register(self, handle: int, owner: Any = None, *, kind: str = "socket", skip_port: bool = False) -> Endpoint:
+        """Associate a handle with the port, once and for life.
+
+        Args:
+            handle: the OS handle.
+            owner: an object whose `close()` closes the handle when the endpoint is closed; None if the handle
+                belongs to somebody else, who must keep it open until its operations are done.
+            kind: socket, pipe or file; names it in messages, and says how its statuses read.
+            skip_port: inline successes post no packet. Only where `Kernel.skips_port_safely` says so, or for a pipe.
+
+        Raises:
+            OSError: the handle cannot be associated (see `CompletionPort.associate`).
+        """
+        endpoint = Endpoint(handle, owner, kind)
+        self.port.associate(handle, endpoint.key)
+        if skip_port:
+            if not self.kernel.SetFileCompletionNotificationModes(handle, _SKIP_MODES):
+                raise os_error(self._last_error(), "SetFileCompletionNotificationModes", endpoint.subject)
+            endpoint.skips_port = True
+        self.enrol(endpoint)
+        return endpoint
+
+    def enrol(self, endpoint: Endpoint) -> None:
+        """Keep the record of an endpoint; also of one whose handle belongs to another port."""
+        self.endpoints[endpoint.key] = endpoint
+        self._by_handle[endpoint.handle] = endpoint
+
+    def owned_endpoint(self, handle: int) -> Endpoint | None:
+        """The live endpoint of a handle that a transport or listener owns; None if nobody here does."""
+        endpoint = self._by_handle.get(handle)
+        return None if endpoint is None or endpoint.owner is None or endpoint.closing else endpoint
+
+    def close_endpoint(self, endpoint: Endpoint, on_closed: Callable[[], None] | None = None) -> None:
+        """Close in order: mark closing, cancel, wait for zero operations, close the handle, tell.
+
+        Returns at once; `on_closed` is called (here, or from a later `poll`) when the handle is closed. It must run
+        no user code. The second call for an endpoint does nothing.
+        """
+        if endpoint.closing:
+            return
+        endpoint.closing = True
+        endpoint.on_closed = on_closed
+        if endpoint.operations:
+            self.cancel_all(endpoint)
+        else:
+            self._finish_close(endpoint)
+
+    def cancel_all(self, endpoint: Endpoint) -> None:
+        """Ask for the end of every operation outstanding on an endpoint. Their packets answer, each for itself."""
+        in_kernel = False
+        for operation in list(endpoint.operations):
+            if operation.stop is not None:
+                self.cancel(operation)
+            else:
+                in_kernel = True
+                operation.state = CANCELLING
+        # One call for the whole handle (MSDN, CancelIoEx, lpOverlapped NULL).
+        if in_kernel and not self.kernel.CancelIoEx(endpoint.handle, 0):
+            self._check_cancel(endpoint)
+        if in_kernel and self._forgets_cancels:
+            for operation in list(endpoint.operations):
+                self._ask_again(operation)
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Drop the record of a handle that its owner has closed, or is about to close, with nothing outstanding."""
+        endpoint.closing = True
+        self._strike_off(endpoint)
+
+    def _finish_close(self, endpoint: Endpoint) -> None:
+        if not self._strike_off(endpoint):
+            return  # Another thread saw the count reach zero first.
+        # SAFETY: no operation is outstanding, so the handle's value may be used again by the next open().
+        if endpoint.owner is not None:
+            endpoint.owner.close()
+            endpoint.owner = None
+        if endpoint.on_closed is not None:
+            on_closed, endpoint.on_closed = endpoint.on_closed, None
+            on_closed()
+
+    def _strike_off(self, endpoint: Endpoint) -> bool:
+        # The handle's value may be a newer endpoint's by now.
+        if self._by_handle.get(endpoint.handle) is endpoint:
+            self._by_handle.pop(endpoint.handle, None)
+        return self.endpoints.pop(endpoint.key, None) is not None
+
+    # -- operations --------------------------------------------------------------------------------------------
+
+    def submit(self, operation: OverlappedEx) -> bool:
+        """Hand an operation to the kernel: `operation.start(*operation.args)`, on `operation.endpoint`.
+
+        Never raises for what the kernel answers: an immediate failure is settled like a failed packet, so that the
+        operation's `deliver` sees every outcome.
+
+        Returns:
+            True if the call succeeded at once: there was something to read, or room to write. Its result is delivered
+            like any other.
+
+        Raises:
+            LifetimeError: the operation is in the kernel's hands already, or was released.
+            OSError: its endpoint is closing.
+        """
+        endpoint = operation.endpoint
+        state = operation.state
+        if state is not SETTLED and state is not IDLE:
+            raise LifetimeError(f"{operation!r} was submitted while {state.value}")
+        if endpoint.closing:
+            raise os_error(Error.OPERATION_ABORTED, operation.io_type.name, endpoint.subject, "it is closing")
+        if self._counting:
+            self.counts[operation.type] = self.counts.get(operation.type, 0) + 1
+        # SAFETY: the kernel may write into operation and what it points to until it is settled; this reference, and
+        # no other, keeps it alive. Both tables are written before the call: another thread that waits on the port
+        # may dequeue the packet before the call has returned.
+        self.pending[operation.address] = operation
+        endpoint.operations.append(operation)
+        operation.state = PENDING
+        answer = operation.start(*operation.args)
+        if (answer == 0) is operation.zero_is_success:
+            if endpoint.skips_port:
+                # SAFETY: finished, and no packet will come: it is ours again.
+                self._take_back(operation, 0, operation.InternalHigh)
+            # Otherwise the packet comes although the call is over: the kernel keeps the memory until then.
+            return True
+        if operation.answers_status:
+            if answer != Status.PENDING:
+                # SAFETY: refused, no packet will come: it is ours again.
+                self._take_back(operation, answer, 0)
+            return False
+        code = self._last_error()
+        if code != _IO_PENDING and (endpoint.skips_port or code not in _WARNINGS):
+            # SAFETY: never queued, no packet will come: it is ours again.
+            self._take_back(operation, status_from_winerror(code), 0)
+        return False
+
+    def complete(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        """Settle a pending operation that the kernel never saw: one of ours that was performed, or given up."""
+        # SAFETY: it was ours all the time; only its place in the table said that it is not over.
+        self._take_back(operation, status, byte_count)
+
+    def settle_inline(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        """Settle an operation that needed no kernel call, on the path of all others. It must not be pending."""
+        operation.state = SETTLED
+        self.settled.append((operation, status, byte_count))
+
+    def cancel(self, operation: OverlappedEx) -> None:
+        """Ask for an operation's end. Nothing is given back: its packet comes, with success or without.
+
+        Does nothing for an operation that is not pending, or that was asked already.
+        """
+        if operation.state is not PENDING:
+            return
+        operation.state = CANCELLING
+        endpoint = operation.endpoint
+        if operation.stop is not None:
+            operation.stop()
+            return
+        if not self.kernel.CancelIoEx(endpoint.handle, operation.address):
+            self._check_cancel(endpoint)
+        if self._forgets_cancels:
+            self._ask_again(operation)
+
+    def _ask_again(self, operation: OverlappedEx) -> None:
+        # QUIRK(wine): a cancel that meets a TransmitFile or a send while it makes progress is forgotten, or answered
+        # by NOT_FOUND, and the operation waits for its peer for ever. One that was heard has its final status by now.
+        for _ in range(CANCELS_MAX):
+            if operation.stop is not None or operation.Internal != Status.PENDING:
+                return
+            self.kernel.CancelIoEx(operation.endpoint.handle, operation.address)
+
+    def _check_cancel(self, endpoint: Endpoint) -> None:
+        code = self._last_error()
+        # NOT_FOUND: the kernel had finished before it was asked; the packet is in the port already.
+        # INVALID_HANDLE: the owner closed the handle behind our back, which ended its operations too.
+        if code not in (Error.NOT_FOUND, Error.INVALID_HANDLE):
+            raise os_error(code, "CancelIoEx", endpoint.subject)
+
+    def _take_back(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        del self.pending[operation.address]
+        operation.state = SETTLED
+        endpoint = operation.endpoint
+        endpoint.operations.remove(operation)
+        self.settled.append((operation, status, byte_count))
+        if endpoint.closing and not endpoint.operations:
+            self._finish_close(endpoint)
+
+    # -- packets -----------------------------------------------------------------------------------------------
+
+    def select(self, timeout: float | None) -> deque[Settled]:
+        """Wait until something is settled, or woken, or the time is up; for one thread.
+
+        Args:
+            timeout: seconds, rounded up to milliseconds; None waits for ever.
+
+        Returns:
+            `settled`: the caller takes entries from its left and delivers them. What it leaves there is returned by
+            the next call.
+        """
+        if self.before_wait is not None:
+            before_wait, self.before_wait = self.before_wait, None
+            before_wait()
+        settled = self.settled
+        if settled:
+            # Served without a kernel call, but not for ever: a fast peer must not hide the others.
+            self._inline_turns += 1
+            if self._inline_turns < INLINE_TURNS_MAX:
+                return settled
+            timeout = 0
+        self._inline_turns = 0
+        self.poll(timeout_to_ms(timeout))
+        return settled
+
+    def poll(self, timeout_ms: int) -> None:
+        """Wait for one batch of packets and settle their operations into `settled`. Runs no user code."""
+        packets = self._wait(timeout_ms)
+        try:
+            self.settle(packets, self.settled.append)
+        except BaseException:
+            # KeyboardInterrupt, from between two of them: the next wait hands out the rest, and wake-ups again.
+            self.port.hand_back([packet for packet in packets if not packet[1] or packet[1] in self.pending])
+            raise
+
+    def settle(self, packets: Iterable[tuple[int, int, int, int]], take: Callable[[Settled], object]) -> None:
+        """Take back the operations that packets name, and hand each with its result to `take`.
+
+        For programs whose threads wait on the port themselves instead of one calling `select`. Endpoints must be
+        registered without `skip_port` then, so that every completion arrives through the port. Only a call that fails
+        at once has no packet: its operation is in `settled` when `submit` has returned.
+        """
+        pop = self.pending.pop
+        for key, address, status, byte_count in packets:
+            operation = pop(address, None)
+            if operation is None:
+                self._unclaimed(key, address)
+                continue
+            # SAFETY: its packet was dequeued; the memory is ours again.
+            operation.state = SETTLED
+            endpoint = operation.endpoint
+            endpoint.operations.remove(operation)
+            take((operation, status, byte_count))
+            if endpoint.closing and not endpoint.operations:
+                self._finish_close(endpoint)
+
+    def _unclaimed(self, key: int, address: int) -> None:
+        if key == Key.WAKE:
+            # Cleared before the woken side looks at its queue: whoever adds to it later posts again.
+            self._wake_posted = False
+        elif key == Key.WAIT:
+            # A registered wait fired after it was taken back. Its operation is gone, rightly.
+            pass
+        elif address in _orphan_addresses():
+            # An operation that an earlier close had to give up on has come home. It stays where it is: harmless.
+            pass
+        elif address:
+            self.on_stray(LifetimeError(f"a packet for key {key} names address {address:#x}, which nobody submitted"))
+        # Otherwise a packet posted by hand with a key of its own: it has done its work by waking us.
+
+    def wake(self) -> None:
+        """Make a `select` that waits, or the next one, return. From any thread; many calls cost one packet."""
+        if not self._wake_posted:
+            self._wake_posted = True
+            self.port.post(Key.WAKE)
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def close(self, timeout: float = CLOSE_TIMEOUT_S) -> list[OverlappedEx]:
+        """Cancel everything, wait for the packets, close the endpoints, then the port. Twice is once.
+
+        Args:
+            timeout: seconds to wait for the kernel to give operations back.
+
+        Returns:
+            What it did not give back in time. Those operations, their buffers and their handles are kept for the
+            life of the process: freeing them would let the kernel write into somebody else's memory.
+        """
+        if self.port.closed:
+            return []
+        for endpoint in list(self.endpoints.values()):
+            self.close_endpoint(endpoint)
+        deadline = time.monotonic() + timeout
+        while self.pending:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                break
+            self.poll(timeout_to_ms(remaining))
+        stuck = list(self.pending.values())
+        for operation in stuck:
+            # SAFETY: the kernel still owns it; it is never freed, nor is its endpoint.
+            keep_for_ever(operation)
+        self.pending.clear()
+        self.endpoints.clear()
+        self._by_handle.clear()
+        self.settled.clear()
+        self.port.close()
+        return stuck
+
+    def count_operations(self) -> dict[int, int]:
+        """Begin to count submitted operations by `IoType`; returns the live table."""
+        self._counting = True
+        return self.counts
+
+    def release(self, operation: OverlappedEx) -> None:
+        """Give an operation's memory back to the arena. Raises LifetimeError if the kernel owns it."""
+        self.arena.release(operation)
+
+
+def _print_stray(error: LifetimeError) -> None:
+    sys.unraisablehook(
+        SimpleNamespace(exc_type=LifetimeError, exc_value=error, exc_traceback=None, err_msg=None, object=None)
+    )
+
+
+def _orphan_addresses() -> set[int]:
+    return {orphan.address for orphan in ORPHANS if orphan.state in KERNEL_OWNED}
