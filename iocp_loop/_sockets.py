@@ -1,0 +1,353 @@
+"""Verbs on sockets: what to submit, and how to read the result. The layer above sees operations, never an address.
+
+Each `*_operation` function makes one operation, with its kernel call and arguments prepared, ready for
+`Proactor.submit`. An operation may be submitted again as often as its maker likes ("cast the rod again"): a receive
+is prepared once per connection and not once per packet.
+"""
+
+import ctypes
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+from ._endpoint import Endpoint
+from ._operation import (
+    ACCEPT_ADDRESS_SIZE,
+    AcceptOperation,
+    ConnectOperation,
+    Deliver,
+    IoType,
+    OverlappedEx,
+    PlainOperation,
+    ReadFromOperation,
+    ReadOperation,
+    WriteOperation,
+    WriteToOperation,
+)
+from ._proactor import Proactor
+from ._win32 import sockaddr
+from ._win32.constants import Error, SocketOption, WsaError
+from ._win32.errors import os_error, status_error, winerror_from_status
+from ._win32.memory import address_of_bytes
+from ._win32.prototypes import argument
+from ._win32.types import DWORD, HANDLE, INT, POINTER_TO, SOCKET
+
+# Arguments that are the same for every call.
+_NULL = argument(POINTER_TO, 0)
+_ZERO = argument(DWORD, 0)
+_ONE = argument(DWORD, 1)
+# One TransmitFile sends at most this many bytes (MSDN, TransmitFile: 2,147,483,646).
+TRANSMIT_MAX = 2_147_483_646
+CAN_TRANSMIT = True
+_ADDRESS_SIZE = argument(DWORD, ACCEPT_ADDRESS_SIZE)
+
+
+def register(proactor: Proactor, sock: socket.socket, owner: Any = None) -> Endpoint:
+    """Associate a socket with the proactor's port, skipping packets for inline successes where that is safe.
+
+    A socket that belongs to another port, loop or process is served through readiness instead; which verbs an
+    endpoint understands, `verbs_of` tells. Raises as `Proactor.register` and `_foreign.register`.
+    """
+    skip = proactor.kernel.skips_port_safely(sock)
+    try:
+        return proactor.register(sock.fileno(), owner, kind="socket", skip_port=skip)
+    except OSError as exc:
+        if getattr(exc, "winerror", None) != Error.INVALID_PARAMETER:
+            raise
+    from . import _foreign
+
+    return _foreign.register(proactor, sock, owner)
+
+
+def verbs_of(endpoint: Endpoint) -> Any:
+    """The module whose verbs serve an endpoint: this one, unless it says otherwise."""
+    return endpoint.verbs or sys.modules[__name__]
+
+
+def error_of(operation: OverlappedEx, status: int) -> OSError:
+    """The exception for a failed operation, naming call, handle and WinError."""
+    endpoint = operation.endpoint
+    return status_error(status, operation.io_type.name, endpoint.subject, is_socket=endpoint.is_socket)
+
+
+def winerror_of(operation: OverlappedEx, status: int) -> int:
+    """The WinError of a result; 0 if it is a success."""
+    return winerror_from_status(status, is_socket=operation.endpoint.is_socket)
+
+
+def closed_error(conn: Any) -> OSError:
+    """The exception for I/O on a socket or pipe object that was closed already."""
+    return os_error(WsaError.NOTSOCK, "CreateIoCompletionPort", f"closed {type(conn).__name__}")
+
+
+def _at(operation: OverlappedEx, field: Any) -> Any:
+    return argument(POINTER_TO, operation.address + field.offset)
+
+
+class Outcome(Enum):
+    """What a receive that brought an error or no bytes means."""
+
+    DATA = "data"
+    END = "end of file"
+    FAILED = "failed"
+
+
+# -- streams ---------------------------------------------------------------------------------------------------
+
+
+def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> ReadOperation:
+    """A WSARecv into `buffer` (a ctypes char array); its result is the byte count, 0 at the end of the stream."""
+    operation = proactor.arena.operation(ReadOperation, IoType.READ)
+    operation.endpoint = endpoint
+    operation.deliver = deliver
+    operation.start = proactor.kernel.WSARecv
+    operation.args = (
+        argument(SOCKET, endpoint.handle),
+        _at(operation, ReadOperation.wsabuf),
+        _ONE,
+        _NULL,
+        _at(operation, ReadOperation.flags),
+        argument(POINTER_TO, operation.address),
+        _NULL,
+    )
+    set_receive_buffer(operation, buffer)
+    return operation
+
+
+def receive_outcome(_operation: OverlappedEx, status: int, _byte_count: int) -> Outcome:
+    """How to read a receive that failed or brought no bytes: on a socket, no bytes is the end of the stream."""
+    return Outcome.FAILED if status else Outcome.END
+
+
+def set_receive_buffer(operation: ReadOperation | ReadFromOperation, buffer: Any, size: int | None = None) -> None:
+    """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
+    operation.buffer = buffer
+    operation.wsabuf.buf = ctypes.addressof(buffer)
+    operation.wsabuf.len = len(buffer) if size is None else size
+
+
+def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> WriteOperation:
+    """A WSASend; `set_send_vector` says of what. Its result is the byte count, all of it or the stream is broken."""
+    operation = proactor.arena.operation(WriteOperation, IoType.WRITE)
+    operation.endpoint = endpoint
+    operation.deliver = deliver
+    operation.start = proactor.kernel.WSASend
+    return operation
+
+
+def set_send_vector(operation: WriteOperation, chunks: Sequence[bytes], skip: int = 0) -> None:
+    """Let the next submit gather `chunks`, without the first `skip` bytes of the first one. At most GATHER_MAX.
+
+    The chunks are bytes objects, sent from where they are: `operation.buffer` keeps them, nothing is copied.
+    """
+    operation.buffer = chunks
+    vector = operation.wsabufs
+    for wsabuf, chunk in zip(vector, chunks, strict=False):
+        wsabuf.buf = address_of_bytes(chunk)
+        wsabuf.len = len(chunk)
+    if skip:
+        vector[0].buf += skip
+        vector[0].len -= skip
+    _set_send_arguments(operation, len(chunks))
+
+
+def set_send_buffer(operation: WriteOperation, buffer: Any) -> None:
+    """Let the next submit send one ctypes array that pins its memory."""
+    operation.buffer = buffer
+    operation.wsabufs[0].buf = ctypes.addressof(buffer)
+    operation.wsabufs[0].len = len(buffer)
+    _set_send_arguments(operation, 1)
+
+
+def _set_send_arguments(operation: WriteOperation, count: int) -> None:
+    operation.args = (
+        argument(SOCKET, operation.endpoint.handle),
+        _at(operation, WriteOperation.wsabufs),
+        argument(DWORD, count),
+        _NULL,
+        _ZERO,
+        argument(POINTER_TO, operation.address),
+        _NULL,
+    )
+
+
+# -- connections -----------------------------------------------------------------------------------------------
+
+
+def accept_operation(
+    proactor: Proactor, endpoint: Endpoint, listener: socket.socket, deliver: Deliver
+) -> AcceptOperation:
+    """An AcceptEx on `listener`; `set_accepting_socket` before each submit.
+
+    No first bytes are waited for (`dwReceiveDataLength` 0): a client that connects and says nothing would hold the
+    accept open (MSDN, AcceptEx).
+    """
+    operation = proactor.arena.operation(AcceptOperation, IoType.ACCEPT)
+    operation.endpoint = endpoint
+    operation.deliver = deliver
+    operation.start = proactor.kernel.extension(listener, "AcceptEx")
+    return operation
+
+
+def set_accepting_socket(operation: AcceptOperation, conn: socket.socket) -> None:
+    """Let the next submit accept into `conn`: new, unbound, of the listener's family."""
+    operation.keepalive = conn
+    operation.args = (
+        argument(SOCKET, operation.endpoint.handle),
+        argument(SOCKET, conn.fileno()),
+        _at(operation, AcceptOperation.addresses),
+        _ZERO,
+        _ADDRESS_SIZE,
+        _ADDRESS_SIZE,
+        _NULL,
+        argument(POINTER_TO, operation.address),
+    )
+
+
+def prepare_accept(operation: AcceptOperation, listener: socket.socket) -> None:
+    """`set_accepting_socket` with a new one, not blocking. Raises OSError where none can be had."""
+    conn = socket.socket(listener.family, listener.type, listener.proto)
+    conn.setblocking(False)
+    set_accepting_socket(operation, conn)
+
+
+def finish_accept(_operation: AcceptOperation, listener: socket.socket, conn: socket.socket) -> socket.socket:
+    """Make an accepted socket a full one: it inherits the listener's options, and getpeername works. May raise.
+
+    Args:
+        listener: whose connection it is.
+        conn: what `operation.keepalive` was when the operation was submitted.
+
+    Returns:
+        The connected socket.
+    """
+    conn.setsockopt(socket.SOL_SOCKET, SocketOption.UPDATE_ACCEPT_CONTEXT, struct.pack("P", listener.fileno()))
+    return conn
+
+
+def accepted_addresses(proactor: Proactor, operation: AcceptOperation, listener: socket.socket) -> tuple[bytes, bytes]:
+    """The local and the remote SOCKADDR that AcceptEx brought, still packed; no kernel call."""
+    get = proactor.kernel.extension(listener, "GetAcceptExSockaddrs")
+    where = (ctypes.c_size_t * 2)()
+    sizes = (INT * 2)()
+    base, lengths = ctypes.addressof(where), ctypes.addressof(sizes)
+    step = ctypes.sizeof(ctypes.c_size_t)
+    block = operation.address + AcceptOperation.addresses.offset
+    get(block, 0, ACCEPT_ADDRESS_SIZE, ACCEPT_ADDRESS_SIZE, base, lengths, base + step, lengths + 4)
+    return ctypes.string_at(where[0], sizes[0]), ctypes.string_at(where[1], sizes[1])
+
+
+def connect_operation(proactor: Proactor, endpoint: Endpoint, sock: socket.socket, address: Any) -> ConnectOperation:
+    """A ConnectEx of a bound socket to a resolved address. Raises as `sockaddr.encode`."""
+    packed = sockaddr.encode(sock.family, address)
+    operation = proactor.arena.operation(ConnectOperation, IoType.CONNECT)
+    operation.endpoint = endpoint
+    operation.start = proactor.kernel.extension(sock, "ConnectEx")
+    ctypes.memmove(operation.address + ConnectOperation.target.offset, packed, len(packed))
+    operation.args = (
+        argument(SOCKET, endpoint.handle),
+        _at(operation, ConnectOperation.target),
+        argument(INT, len(packed)),
+        _NULL,
+        _ZERO,
+        _NULL,
+        argument(POINTER_TO, operation.address),
+    )
+    return operation
+
+
+def finish_connect(sock: socket.socket) -> None:
+    """Make a connected socket a full one: getpeername and shutdown work."""
+    sock.setsockopt(socket.SOL_SOCKET, SocketOption.UPDATE_CONNECT_CONTEXT, b"")
+
+
+def bind_to_any(sock: socket.socket) -> None:
+    """Give an unbound socket a local address; ConnectEx and WSARecvFrom refuse one without (MSDN, ConnectEx)."""
+    any_address = "::" if sock.family == socket.AF_INET6 else "0.0.0.0"
+    try:
+        sock.bind((any_address, 0))
+    except OSError as exc:
+        if getattr(exc, "winerror", None) != WsaError.INVAL:  # It has one already, which is what we wanted.
+            raise
+
+
+def transmit_operation(
+    proactor: Proactor, endpoint: Endpoint, sock: socket.socket, file: Any, offset: int, count: int
+) -> PlainOperation:
+    """A TransmitFile of `count` bytes from `offset`; at most TRANSMIT_MAX at a time (MSDN, TransmitFile)."""
+    from msvcrt import get_osfhandle
+
+    operation = proactor.arena.operation(PlainOperation, IoType.TRANSMIT_FILE)
+    operation.endpoint = endpoint
+    operation.start = proactor.kernel.extension(sock, "TransmitFile")
+    operation.Offset, operation.OffsetHigh = offset & 0xFFFF_FFFF, offset >> 32
+    operation.keepalive = file
+    operation.args = (
+        argument(SOCKET, endpoint.handle),
+        argument(HANDLE, get_osfhandle(file.fileno())),
+        argument(DWORD, count),
+        _ZERO,
+        argument(POINTER_TO, operation.address),
+        _NULL,
+        _ZERO,
+    )
+    return operation
+
+
+# -- datagrams -------------------------------------------------------------------------------------------------
+
+
+def receive_from_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> ReadFromOperation:
+    """A WSARecvFrom of one datagram into `buffer`; `sender_of` tells from whom."""
+    operation = proactor.arena.operation(ReadFromOperation, IoType.READ_FROM)
+    operation.endpoint = endpoint
+    operation.deliver = deliver
+    operation.start = proactor.kernel.WSARecvFrom
+    operation.args = (
+        argument(SOCKET, endpoint.handle),
+        _at(operation, ReadFromOperation.wsabuf),
+        _ONE,
+        _NULL,
+        _at(operation, ReadFromOperation.flags),
+        _at(operation, ReadFromOperation.sender),
+        _at(operation, ReadFromOperation.address_length),
+        argument(POINTER_TO, operation.address),
+        _NULL,
+    )
+    set_receive_buffer(operation, buffer)
+    operation.address_length = sockaddr.SOCKADDR_MAX
+    return operation
+
+
+def sender_of(operation: ReadFromOperation) -> Any:
+    """The address of the datagram's sender, and room for the next one's."""
+    start = operation.address + ReadFromOperation.sender.offset
+    raw = ctypes.string_at(start, operation.address_length)
+    operation.address_length = sockaddr.SOCKADDR_MAX
+    return sockaddr.decode(raw)
+
+
+def send_to_operation(proactor: Proactor, endpoint: Endpoint, data: bytes, packed_address: bytes) -> WriteToOperation:
+    """A WSASendTo of one datagram to a packed address (`b""` for the connected peer)."""
+    operation = proactor.arena.operation(WriteToOperation, IoType.WRITE_TO)
+    operation.endpoint = endpoint
+    operation.start = proactor.kernel.WSASendTo
+    operation.buffer = data
+    operation.wsabuf.buf = address_of_bytes(data)
+    operation.wsabuf.len = len(data)
+    ctypes.memmove(operation.address + WriteToOperation.receiver.offset, packed_address, len(packed_address))
+    operation.args = (
+        argument(SOCKET, endpoint.handle),
+        _at(operation, WriteToOperation.wsabuf),
+        _ONE,
+        _NULL,
+        _ZERO,
+        _at(operation, WriteToOperation.receiver) if packed_address else _NULL,
+        argument(INT, len(packed_address)),
+        argument(POINTER_TO, operation.address),
+        _NULL,
+    )
+    return operation
