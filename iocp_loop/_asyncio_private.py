@@ -1,0 +1,167 @@
+"""Every name of asyncio's that begins with an underscore, or lives in an undocumented module, and that we touch.
+
+Checked on CPython 3.11, 3.12, 3.13 and 3.14. Nothing outside this page imports such a name; the hooks that
+BaseEventLoop calls on its subclasses are listed in HOOKS, and the attributes we read of it in ATTRIBUTES, so that
+tests can say which of them a new Python has changed.
+"""
+
+import asyncio
+import inspect
+import sys
+from asyncio import base_events, base_subprocess, constants, events, exceptions, sslproto, trsock
+from asyncio.base_events import Server
+from asyncio.log import logger
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    from asyncio import windows_utils
+
+# Overridden by IocpEventLoop, called by BaseEventLoop or by asyncio's subprocess and TLS code.
+HOOKS = (
+    "_make_datagram_transport",
+    "_make_read_pipe_transport",
+    "_make_socket_transport",
+    "_make_ssl_transport",
+    "_make_subprocess_transport",
+    "_make_write_pipe_transport",
+    "_process_events",
+    "_run_once",
+    "_sendfile_fallback",
+    "_sendfile_native",
+    "_sock_sendfile_native",
+    "_start_serving",
+    "_stop_serving",
+    "_write_to_self",
+)
+# Read or set by IocpEventLoop.
+ATTRIBUTES = (
+    "_check_closed",
+    "_clock_resolution",
+    "_current_handle",
+    "_debug",
+    "_ensure_resolved",
+    "_ready",
+    "_scheduled",
+    "_selector",
+    "_stopping",
+    "_thread_id",
+    "_timer_cancelled_count",
+)
+
+LOG_THRESHOLD = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
+ACCEPT_RETRY_DELAY_S = constants.ACCEPT_RETRY_DELAY
+SendfileMode = constants._SendfileMode
+SendfileNotAvailableError = exceptions.SendfileNotAvailableError
+BaseSubprocessTransport = base_subprocess.BaseSubprocessTransport
+SSLProtocol = sslproto.SSLProtocol
+# Up to 3.15. From 3.14 on the public name warns on access; who asks for a policy was warned by what brought them here.
+BasePolicy: Any = getattr(events, "_BaseDefaultEventLoopPolicy", None) or getattr(
+    events, "BaseDefaultEventLoopPolicy", None
+)
+if sys.platform == "win32":
+    # The portable tests import this package elsewhere; they have no pipes and no processes.
+    PipeHandle = windows_utils.PipeHandle
+
+    def popen(*args: Any, **kwargs: Any) -> "windows_utils.Popen[bytes]":
+        """Start a process. Looked up when it is called: that is where tests put a Popen of their own."""
+        return windows_utils.Popen(*args, **kwargs)
+
+
+TransportSocket = trsock.TransportSocket
+
+# Server._attach takes the transport from 3.13 on, where close_clients() and abort_clients() need to know it.
+_ATTACH_TAKES_TRANSPORT = len(inspect.signature(Server._attach).parameters) > 1  # type: ignore[attr-defined]
+
+
+class BaseLoop(asyncio.BaseEventLoop):
+    """asyncio.BaseEventLoop with a type for each of ATTRIBUTES; typeshed leaves them out."""
+
+    if TYPE_CHECKING:
+        _clock_resolution: float
+        _current_handle: asyncio.Handle | None
+        _debug: bool
+        _ready: deque[Any]
+        _scheduled: list[Any]
+        _selector: Any
+        _stopping: bool
+        _thread_id: int | None
+        _timer_cancelled_count: int
+
+        def _check_closed(self) -> None: ...
+        async def _ensure_resolved(self, address: Any, **options: Any) -> list[Any]: ...
+        async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int: ...
+
+
+# How debug mode names a slow callback.
+format_handle: Any = base_events._format_handle  # type: ignore[attr-defined]
+
+
+def attach(server: Any, transport: Any) -> None:
+    """Tell a server of a new connection."""
+    if _ATTACH_TAKES_TRANSPORT:
+        server._attach(transport)
+    else:
+        server._attach()
+
+
+def detach(server: Any, transport: Any) -> None:
+    """Tell a server that a connection is gone."""
+    if _ATTACH_TAKES_TRANSPORT:
+        server._detach(transport)
+    else:
+        server._detach()
+
+
+def take_unread(protocol: Any) -> bytes:
+    """What a stream's reader has received and nobody has read: taken from it."""
+    buffer = getattr(getattr(protocol, "_stream_reader", None), "_buffer", None)
+    if not buffer:
+        return b""
+    data = bytes(buffer)
+    buffer.clear()
+    return data
+
+
+def run_soon(loop: Any, handle: asyncio.Handle) -> None:
+    """Let a Handle made earlier run in this turn: what `call_soon` does, without making a new one each time."""
+    if not handle.cancelled():
+        loop._ready.append(handle)
+
+
+def run_handle(handle: asyncio.Handle) -> None:
+    """Run a Handle's callback now, in its context; an exception is reported and goes no further."""
+    if not handle.cancelled():
+        handle._run()
+
+
+def set_result_unless_cancelled(future: "asyncio.Future[None]", result: Any) -> None:
+    """Settle a waiter that its owner may have cancelled meanwhile."""
+    if not future.done():
+        future.set_result(result)
+
+
+__all__ = [
+    "ACCEPT_RETRY_DELAY_S",
+    "ATTRIBUTES",
+    "HOOKS",
+    "LOG_THRESHOLD",
+    "BaseLoop",
+    "BasePolicy",
+    "BaseSubprocessTransport",
+    "PipeHandle",
+    "SSLProtocol",
+    "SendfileMode",
+    "SendfileNotAvailableError",
+    "Server",
+    "TransportSocket",
+    "attach",
+    "detach",
+    "format_handle",
+    "logger",
+    "popen",
+    "run_handle",
+    "run_soon",
+    "set_result_unless_cancelled",
+    "take_unread",
+]

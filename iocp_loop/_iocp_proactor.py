@@ -1,0 +1,441 @@
+"""IocpProactor: the methods of the stdlib's proactor, each returning a future, over our operations.
+
+`asyncio.ProactorEventLoop(iocp_loop.IocpProactor())` works, and IocpEventLoop's `sock_*` methods are these. Transports
+do not use it: a future per packet is what they exist to avoid.
+
+Cancelling a future here asks the kernel, and the future is cancelled when the packet has answered: by then nobody
+writes into the caller's buffer any more. If the packet brings data all the same, they are kept, and the next receive
+on the same socket begins with them: nothing is lost by a time-out.
+"""
+
+import asyncio
+import ctypes
+import socket
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from . import _asyncio_private as private
+from . import _pipes, _sockets, _waits
+from ._endpoint import Endpoint
+from ._operation import IoType, OverlappedEx
+from ._port import timeout_to_ms
+from ._proactor import Proactor
+from ._win32 import sockaddr
+from ._win32.constants import Error, WsaError
+from ._win32.errors import os_error
+
+# Reads the result of an operation that succeeded: (operation, byte count) -> value.
+Convert = Callable[[OverlappedEx, int], Any]
+# WaitNamedPipe blocks a worker thread at most this long before it looks whether it is still wanted.
+_PIPE_WAIT_MS = 200
+
+
+class OperationFuture(asyncio.Future[Any]):
+    """The future of one operation: settled by its packet, whatever was asked meanwhile."""
+
+    def __init__(self, core: Proactor, operation: OverlappedEx, convert: Convert, loop: Any) -> None:
+        super().__init__(loop=loop)
+        self._core = core
+        self._operation = operation
+        self._convert = convert
+        self._cancel_message: Any = None
+        self._cancel_requested = False
+        operation.deliver = self._deliver
+
+    @property
+    def _ov(self) -> OverlappedEx:
+        # asyncio.ProactorEventLoop.run_forever looks at `_ov.pending` of its self-pipe's future.
+        return self._operation
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Ask for the operation's end; the future is cancelled when the kernel has let go of the memory."""
+        if self.done():
+            return False
+        # Also when it is settled and only waits to be delivered: were it finished now, its bytes would come after those
+        # of the receive that follows.
+        self._cancel_requested, self._cancel_message = True, msg
+        self._core.cancel(self._operation)
+        return True
+
+    def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        try:
+            result, error = self._read(operation, status, byte_count)
+            unwanted = self._cancel_requested or self.done()
+            if unwanted and error is None:
+                _keep_unwanted(operation, result, byte_count)
+            if self.done():
+                return
+            if unwanted:
+                super().cancel(self._cancel_message)
+            elif error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(result)
+        finally:
+            self._core.release(operation)
+            self._convert = None  # type: ignore[assignment]
+
+    def _read(self, operation: OverlappedEx, status: int, byte_count: int) -> tuple[Any, BaseException | None]:
+        code = _sockets.winerror_of(operation, status)
+        if code and not _means_success(operation, code):
+            _discard(operation)
+            return None, _sockets.error_of(operation, status)
+        try:
+            return self._convert(operation, byte_count), None
+        except OSError as exc:
+            _discard(operation)
+            return None, exc
+
+
+class ReadyFuture(asyncio.Future[Any]):
+    """The future of what needed no operation."""
+
+    # asyncio.ProactorEventLoop looks here on its self-pipe's future, which is one of these after leftover bytes.
+    _ov = None
+
+
+def _means_success(operation: OverlappedEx, code: int) -> bool:
+    kind = operation.io_type
+    if kind is IoType.PIPE_CONNECT:
+        return code == Error.PIPE_CONNECTED  # The client was there first.
+    if kind is IoType.READ and not operation.endpoint.is_socket:
+        # The other end is gone, which is the end of the stream; or a message was longer than the buffer.
+        return code in (Error.BROKEN_PIPE, Error.HANDLE_EOF, Error.MORE_DATA)
+    return False
+
+
+def _discard(operation: OverlappedEx) -> None:
+    """Of a failed accept, the socket that was to be the connection."""
+    if operation.io_type is IoType.ACCEPT:
+        operation.keepalive[1].close()
+
+
+def _keep_unwanted(operation: OverlappedEx, result: Any, byte_count: int) -> None:
+    """A cancelled operation succeeded all the same: nothing may be lost, and nothing left open."""
+    if operation.io_type is IoType.READ:
+        operation.endpoint.leftover += bytes(operation.buffer[:byte_count])
+    elif operation.io_type is IoType.READ_FROM:
+        endpoint = operation.endpoint
+        endpoint.datagrams = [*(endpoint.datagrams or ()), (bytes(operation.buffer[:byte_count]), result[1])]
+    elif operation.io_type is IoType.ACCEPT:
+        result[0].close()
+
+
+class IocpProactor:
+    """The stdlib proactor's interface over `Proactor`.
+
+    Args:
+        concurrency: as for `CompletionPort`.
+        core: the proactor to work on; a new one if None.
+
+    Used from the loop's thread only. Every method that starts an operation returns a future of the loop given to
+    `set_loop`, and raises OSError where the handle cannot be associated with the port.
+    """
+
+    def __init__(self, concurrency: int = 0, *, core: Proactor | None = None) -> None:
+        self.core = Proactor(concurrency=concurrency) if core is None else core
+        self._loop: Any = None
+        self._known: dict[int, tuple[weakref.ref[Any], Endpoint]] = {}
+        self._waits: Endpoint | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.core!r}>"
+
+    def set_loop(self, loop: Any) -> None:
+        """Say whose futures the methods return."""
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Wait, and deliver every result: what a stdlib loop expects. Returns an empty list."""
+        settled = self.core.select(timeout)
+        for _ in range(len(settled)):
+            operation, status, byte_count = settled.popleft()
+            operation.deliver(operation, status, byte_count)
+        return []
+
+    def close(self) -> None:
+        """Cancel everything, wait for it, close the port. Bounded in time (see `Proactor.close`). Twice is once."""
+        if self.core.port.closed:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            for operation in list(self.core.pending.values()):
+                self.core.cancel(operation)
+        stuck = self.core.close()
+        if stuck and self._loop is not None:
+            self._loop.call_exception_handler(
+                {"message": f"{len(stuck)} operations did not end in time; their memory is kept: {stuck!r}"}
+            )
+
+    # -- endpoints ---------------------------------------------------------------------------------------------
+
+    def endpoint(self, conn: Any) -> Endpoint:
+        """The record of a socket or pipe object that somebody else owns; associated on first use."""
+        handle = conn.fileno()
+        known = self._known.get(handle)
+        if known is not None and known[0]() is conn:
+            return known[1]
+        if handle < 0:
+            raise _sockets.closed_error(conn)
+        if isinstance(conn, socket.socket):
+            endpoint = _sockets.register(self.core, conn)
+        else:
+            endpoint = _pipes.register(self.core, handle)
+
+        def forget(_reference: Any) -> None:
+            self.core.forget(endpoint)
+            if (current := self._known.get(handle)) is not None and current[1] is endpoint:
+                del self._known[handle]
+
+        if known is not None:
+            # Its owner closed it, the value was given out again, and the old object lives on (in a traceback, say).
+            self.core.forget(known[1])
+        self._known[handle] = (weakref.ref(conn, forget), endpoint)
+        return endpoint
+
+    def adopt(self, conn: Any, endpoint: Endpoint) -> None:
+        """Remember the endpoint of an object that was associated elsewhere (an accepted socket)."""
+        self._known[conn.fileno()] = (weakref.ref(conn), endpoint)
+
+    def take(self, conn: Any) -> Endpoint:
+        """Hand a socket's endpoint over to a transport, which closes socket and endpoint from now on."""
+        endpoint = self.endpoint(conn)
+        del self._known[conn.fileno()]
+        endpoint.owner = conn
+        return endpoint
+
+    def _submit(self, operation: OverlappedEx, conn: Any, convert: Convert) -> OperationFuture:
+        operation.keepalive = (conn, operation.keepalive)
+        future = OperationFuture(self.core, operation, convert, self._loop)
+        self.core.submit(operation)
+        return future
+
+    def _result(self, value: Any) -> "asyncio.Future[Any]":
+        future = ReadyFuture(loop=self._loop)
+        future.set_result(value)
+        return future
+
+    # -- streams -----------------------------------------------------------------------------------------------
+
+    def recv(self, conn: Any, nbytes: int, flags: int = 0) -> "asyncio.Future[bytes]":
+        """Receive up to `nbytes` bytes from a socket or pipe; b"" at the end of the stream."""
+        endpoint = self.endpoint(conn)
+        if endpoint.leftover:
+            return self._result(_take_leftover(endpoint, nbytes))
+        operation = self._receive(endpoint, self.core.arena.buffer(nbytes), flags)
+        return self._submit(operation, conn, lambda operation, count: operation.buffer[:count])
+
+    def recv_into(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
+        """Receive into a writable buffer, which is pinned until the future is done; the byte count."""
+        endpoint = self.endpoint(conn)
+        view = memoryview(buf).cast("B")
+        if endpoint.leftover:
+            return self._result(_copy_into(view, _take_leftover(endpoint, len(view))))
+        operation = self._receive(endpoint, (ctypes.c_char * len(view)).from_buffer(view), flags)
+        return self._submit(operation, conn, lambda _operation, count: count)
+
+    def give_back(self, conn: Any, data: bytes) -> None:
+        """Received bytes that nobody took, because the task that waited for them was cancelled: first of the next."""
+        endpoint = self.endpoint(conn)
+        endpoint.leftover = data + endpoint.leftover
+
+    def give_back_datagram(self, conn: Any, data: bytes, sender: Any) -> None:
+        """As `give_back`, for a datagram."""
+        endpoint = self.endpoint(conn)
+        endpoint.datagrams = [(data, sender), *(endpoint.datagrams or ())]
+
+    def _receive(self, endpoint: Endpoint, buffer: Any, flags: int) -> OverlappedEx:
+        if not endpoint.is_socket:
+            return _pipes.receive_operation(self.core, endpoint, _undelivered, buffer)
+        operation = _sockets.verbs_of(endpoint).receive_operation(self.core, endpoint, _undelivered, buffer)
+        operation.flags = flags
+        return operation  # type: ignore[no-any-return]
+
+    def send(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
+        """Send all of a buffer; the byte count."""
+        endpoint = self.endpoint(conn)
+        if not endpoint.is_socket:
+            return self._write(conn, endpoint, bytes(buf))
+        size = memoryview(buf).nbytes
+        sent = 0
+        # On a blocking socket this call would hold up the whole loop; only the overlapped one returns at once.
+        if conn.gettimeout() == 0 and not any(op.io_type is IoType.WRITE for op in endpoint.operations):
+            try:
+                sent = conn.send(buf, flags)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            if sent == size:
+                return self._result(sent)
+        rest = bytes(memoryview(buf).cast("B")[sent:])
+        verbs = _sockets.verbs_of(endpoint)
+        operation = verbs.send_operation(self.core, endpoint, _undelivered)
+        verbs.set_send_vector(operation, [rest])
+        return self._submit(operation, conn, lambda _operation, count: sent + count)
+
+    def _write(self, conn: Any, endpoint: Endpoint, data: bytes) -> "asyncio.Future[int]":
+        operation = _pipes.send_operation(self.core, endpoint, _undelivered)
+        _pipes.set_send_vector(operation, [data])
+        return self._submit(operation, conn, lambda _operation, count: count)
+
+    # -- datagrams ---------------------------------------------------------------------------------------------
+
+    def recvfrom(self, conn: Any, nbytes: int, flags: int = 0) -> "asyncio.Future[tuple[bytes, Any]]":
+        """Receive one datagram and its sender's address."""
+        if self.endpoint(conn).datagrams:
+            return self._kept_datagram(conn, nbytes, lambda data: data)
+        operation = self._receive_from(conn, self.core.arena.buffer(nbytes), flags)
+        return self._submit(operation, conn, lambda op, count: (op.buffer[:count], _sender_of(op)))
+
+    def recvfrom_into(self, conn: Any, buf: Any, nbytes: int = 0, flags: int = 0) -> "asyncio.Future[tuple[int, Any]]":
+        """Receive one datagram into a writable buffer, at most `nbytes` of it (0: as many as it holds)."""
+        view = memoryview(buf).cast("B")
+        if not 0 <= nbytes <= len(view):
+            raise ValueError(f"nbytes is {nbytes}, but the buffer holds {len(view)}")
+        if self.endpoint(conn).datagrams:
+            return self._kept_datagram(conn, nbytes or len(view), lambda data: _copy_into(view, data))
+        pinned = (ctypes.c_char * (nbytes or len(view))).from_buffer(view)
+        operation = self._receive_from(conn, pinned, flags)
+        return self._submit(operation, conn, lambda op, count: (count, _sender_of(op)))
+
+    def _receive_from(self, conn: Any, buffer: Any, flags: int) -> Any:
+        endpoint = self.endpoint(conn)
+        operation = _sockets.verbs_of(endpoint).receive_from_operation(self.core, endpoint, _undelivered, buffer)
+        operation.flags = flags
+        return operation
+
+    def _kept_datagram(self, conn: Any, nbytes: int, take: Callable[[bytes], Any]) -> "asyncio.Future[Any]":
+        endpoint = self.endpoint(conn)
+        data, sender = endpoint.datagrams.pop(0)  # type: ignore[union-attr]
+        if len(data) <= nbytes:
+            return self._result((take(data), sender))
+        # As the kernel answers where a datagram is longer than the buffer.
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.set_exception(os_error(WsaError.MSGSIZE, IoType.READ_FROM.name, endpoint.subject))
+        return future
+
+    def sendto(self, conn: Any, buf: Any, flags: int = 0, addr: Any = None) -> "asyncio.Future[int]":
+        """Send one datagram to an address; the byte count."""
+        packed = sockaddr.encode(conn.family, addr)
+        try:
+            return self._result(conn.sendto(buf, flags, addr))
+        except (BlockingIOError, InterruptedError):
+            pass  # The socket's buffer is full: let the kernel keep the datagram until there is room.
+        endpoint = self.endpoint(conn)
+        operation = _sockets.verbs_of(endpoint).send_to_operation(self.core, endpoint, bytes(buf), packed)
+        return self._submit(operation, conn, lambda _operation, count: count)
+
+    # -- connections -------------------------------------------------------------------------------------------
+
+    def accept(self, listener: Any) -> "asyncio.Future[tuple[socket.socket, Any]]":
+        """Accept one connection: the new socket, as blocking as its listener, and the peer's address."""
+        endpoint = self.endpoint(listener)
+        verbs = _sockets.verbs_of(endpoint)
+        operation = verbs.accept_operation(self.core, endpoint, listener, _undelivered)
+        verbs.prepare_accept(operation, listener)
+        arriving = operation.keepalive
+
+        def finish(operation: OverlappedEx, _count: int) -> tuple[socket.socket, Any]:
+            conn = verbs.finish_accept(operation, listener, arriving)
+            conn.settimeout(listener.gettimeout())
+            return conn, conn.getpeername()
+
+        return self._submit(operation, listener, finish)
+
+    def connect(self, conn: Any, address: Any) -> "asyncio.Future[None]":
+        """Connect a socket to a resolved address."""
+        if conn.type == socket.SOCK_DGRAM:
+            sockaddr.encode(conn.family, address)  # A TypeError for what is no address.
+            conn.connect(address)  # Sets the peer and returns at once.
+            return self._result(None)
+        endpoint = self.endpoint(conn)
+        _sockets.bind_to_any(conn)
+        verbs = _sockets.verbs_of(endpoint)
+        operation = verbs.connect_operation(self.core, endpoint, conn, address)
+
+        def finish(_operation: OverlappedEx, _count: int) -> None:
+            verbs.finish_connect(conn)
+
+        return self._submit(operation, conn, finish)
+
+    def sendfile(self, sock: Any, file: Any, offset: int, count: int) -> "asyncio.Future[int]":
+        """Send `count` bytes of a file from `offset` (TransmitFile); the byte count."""
+        endpoint = self.endpoint(sock)
+        operation = _sockets.verbs_of(endpoint).transmit_operation(self.core, endpoint, sock, file, offset, count)
+        return self._submit(operation, sock, lambda _operation, sent: sent)
+
+    # -- pipes -------------------------------------------------------------------------------------------------
+
+    def accept_pipe(self, pipe: Any) -> "asyncio.Future[Any]":
+        """Wait for a client on a pipe server instance; the pipe object."""
+        operation = _pipes.connect_operation(self.core, self.endpoint(pipe), _undelivered)
+        return self._submit(operation, pipe, lambda _operation, _count: pipe)
+
+    async def connect_pipe(self, address: str) -> Any:
+        """Open a named pipe as a client; while every instance is busy, wait for one without polling the name."""
+        kernel = self.core.kernel
+        while True:
+            try:
+                return private.PipeHandle(_pipes.open_client(kernel, address))
+            except OSError as exc:
+                if getattr(exc, "winerror", None) != Error.PIPE_BUSY:
+                    raise
+            # Cancelling leaves the worker thread to its own time-out; it holds nothing.
+            await self._loop.run_in_executor(None, _pipes.wait_for_instance, kernel, address, _PIPE_WAIT_MS)
+
+    # -- other handles -----------------------------------------------------------------------------------------
+
+    def wait_for_handle(self, handle: Any, timeout: float | None = None) -> "asyncio.Future[bool]":
+        """Wait until a handle is signalled: True, or False after `timeout` seconds (None: for ever)."""
+        return self._wait(handle, timeout)
+
+    def _wait_cancel(self, event: Any, done_callback: Callable[[Any], object]) -> "asyncio.Future[bool]":
+        # The stdlib's own wait futures cancel through this; ours do not, but the name is part of the interface.
+        future = self._wait(event, None)
+        future.add_done_callback(done_callback)
+        return future
+
+    def _wait(self, handle: Any, timeout: float | None) -> OperationFuture:
+        if self._waits is None:
+            self._waits = _waits.endpoint(self.core)
+        milliseconds = timeout_to_ms(timeout)
+        operation = _waits.wait_operation(self.core, self._waits, _undelivered, int(handle), milliseconds)
+
+        def finish(operation: OverlappedEx, outcome: int) -> bool:
+            _waits.finish_wait(operation)
+            return outcome == _waits.SIGNALLED
+
+        future = OperationFuture(self.core, operation, finish, self._loop)
+        self.core.submit(operation)
+        return future
+
+    # -- what a stdlib loop calls besides ----------------------------------------------------------------------
+
+    def _stop_serving(self, obj: Any) -> None:
+        """End the accepts outstanding on a listener that its owner is about to close."""
+        known = self._known.get(obj.fileno())
+        if known is not None and known[0]() is obj:
+            self.core.cancel_all(known[1])
+
+    def _unregister(self, operation: OverlappedEx) -> None:
+        """Called for an operation that is over; ours is taken back when its packet is dequeued, and not before."""
+
+
+def _sender_of(operation: OverlappedEx) -> Any:
+    return _sockets.verbs_of(operation.endpoint).sender_of(operation)
+
+
+def _copy_into(view: memoryview, data: bytes) -> int:
+    view[: len(data)] = data
+    return len(data)
+
+
+def _take_leftover(endpoint: Endpoint, nbytes: int) -> bytes:
+    data, endpoint.leftover = endpoint.leftover[:nbytes], endpoint.leftover[nbytes:]
+    return data
+
+
+def _undelivered(operation: OverlappedEx, _status: int, _byte_count: int) -> None:
+    raise AssertionError(f"{operation!r} was settled before it had a future")
+
+
+__all__ = ["IocpProactor", "OperationFuture"]

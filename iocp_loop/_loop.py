@@ -1,0 +1,449 @@
+"""IocpEventLoop: asyncio's interface, answered by the proactor's verbs and the transports. How it turns: `_turn.py`."""
+
+import asyncio
+import inspect
+import socket
+from collections.abc import Callable
+from typing import Any, TypeVarTuple
+
+from . import _asyncio_private as private
+from . import _pipes, _sockets, _threaded
+from ._iocp_proactor import IocpProactor
+from ._readiness import Interest
+from ._transports import _pipe
+from ._transports._datagram import DatagramTransport
+from ._transports._listener import Listener
+from ._transports._sendfile import copy_file, send_file
+from ._transports._stream import StreamTransport
+from ._transports._subprocess import SubprocessTransport
+from ._transports._watchers import Watchers
+from ._turn import TurningLoop
+from ._win32.kernel import Kernel
+
+_Arguments = TypeVarTuple("_Arguments")
+
+
+class IocpEventLoop(TurningLoop):
+    """An asyncio event loop on one I/O completion port.
+
+    Args:
+        concurrency: as for `CompletionPort`.
+        kernel: the kernel to run on; the real one if None.
+
+    As every asyncio loop it belongs to one thread; `call_soon_threadsafe` and `run_coroutine_threadsafe` are what
+    other threads may call.
+    """
+
+    def __init__(self, *, concurrency: int = 0, kernel: Kernel | None = None) -> None:
+        super().__init__(concurrency=concurrency, kernel=kernel)
+        # `_proactor` is where programs reach for the stdlib's (`loop._proactor.wait_for_handle` above all).
+        self._futures = self._proactor = IocpProactor(core=self.proactor)
+        self._futures.set_loop(self)
+        self._listeners: dict[socket.socket, Listener] = {}
+        self._pipe_servers: set[_pipe.PipeServer] = set()
+        self._watchers = Watchers(self)
+        self.transmits_running = 0
+
+    def close(self) -> None:
+        """Close the loop: stop serving, cancel what is pending, wait for it, bounded in time. Twice is once.
+
+        What the kernel does not give back is kept for the life of the process and reported to the exception handler.
+        """
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self.uncork()
+        self._signals.close()
+        for listener in list(self._listeners.values()):
+            listener.close()
+        self._listeners.clear()
+        for server in list(self._pipe_servers):
+            server.close()
+        self._watchers.close()
+        _threaded.flush(self.proactor)
+        self._futures.close()
+        super().close()
+
+    # -- TCP ---------------------------------------------------------------------------------------------------
+
+    def _make_socket_transport(
+        self,
+        sock: socket.socket,
+        protocol: Any,
+        waiter: Any = None,
+        *,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+    ) -> StreamTransport:
+        endpoint = self._futures.take(sock)
+        _set_nodelay(sock)
+        extra = _with_addresses(sock, extra)
+        return StreamTransport(self, endpoint, sock, protocol, waiter=waiter, extra=extra, server=server)
+
+    def _make_ssl_transport(
+        self, rawsock: socket.socket, protocol: Any, sslcontext: Any, waiter: Any = None, **options: Any
+    ) -> Any:
+        ssl_protocol, server, extra = self._make_ssl_protocol(protocol, sslcontext, waiter, options)
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport  # noqa: SLF001 - what asyncio's own loops return
+
+    def _make_ssl_protocol(self, protocol: Any, sslcontext: Any, waiter: Any, options: dict[str, Any]) -> Any:
+        server, extra = options.pop("server", None), options.pop("extra", None)
+        return private.SSLProtocol(self, protocol, sslcontext, waiter, **options), server, extra
+
+    async def start_tls(self, transport: Any, protocol: Any, sslcontext: Any, **options: Any) -> Any:
+        """Upgrade a connection to TLS; as asyncio's.
+
+        The first bytes of the peer's handshake may have come with its last plain ones, and wait in the reader of
+        `asyncio.StreamWriter.start_tls`: they are part of the handshake, and not lost.
+        """
+        if isinstance(transport, StreamTransport):
+            transport.endpoint.leftover += private.take_unread(protocol)
+        return await super().start_tls(transport, protocol, sslcontext, **options)
+
+    def _make_datagram_transport(
+        self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
+    ) -> DatagramTransport:
+        endpoint = self._futures.take(sock)
+        # WSARecvFrom refuses a socket without a local address, so one that has none is given any.
+        _sockets.bind_to_any(sock)
+        extra = _with_addresses(sock, extra)
+        return DatagramTransport(self, endpoint, sock, protocol, address, waiter, extra)
+
+    def _start_serving(
+        self,
+        protocol_factory: Callable[[], Any],
+        sock: socket.socket,
+        sslcontext: Any = None,
+        server: Any = None,
+        backlog: int = 100,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> None:
+        def connect(conn: socket.socket, endpoint: Any, addresses: tuple[bytes, bytes]) -> None:
+            _set_nodelay(conn)
+            protocol = protocol_factory()
+            if sslcontext is not None:
+                options = {
+                    "server_side": True,
+                    "ssl_handshake_timeout": ssl_handshake_timeout,
+                    "ssl_shutdown_timeout": ssl_shutdown_timeout,
+                }
+                protocol, _, _ = self._make_ssl_protocol(protocol, sslcontext, None, options)
+            StreamTransport(self, endpoint, conn, protocol, server=server, addresses=addresses)
+
+        self._listeners[sock] = Listener(self, sock, connect, backlog)
+
+    def _stop_serving(self, sock: socket.socket) -> None:
+        listener = self._listeners.pop(sock, None)
+        if listener is not None:
+            listener.close()
+        else:
+            sock.close()
+
+    # -- pipes, processes, files -------------------------------------------------------------------------------
+
+    def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return self._make_pipe_transport(_pipe.ReadPipeTransport, pipe, protocol, waiter, extra)
+
+    def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
+        return self._make_pipe_transport(_pipe.WritePipeTransport, pipe, protocol, waiter, extra)
+
+    def _make_pipe_transport(self, cls: Any, pipe: Any, protocol: Any, waiter: Any, extra: Any) -> Any:
+        handle = _pipes.handle_of(pipe)
+        verbs = _pipes if _pipes.is_overlapped(self.proactor.kernel, handle) else _threaded
+        endpoint = verbs.register(self.proactor, handle, pipe)
+        extra = {**(extra or {}), "pipe": pipe}
+        return cls(self, endpoint, pipe, protocol, waiter=waiter, extra=extra, verbs=verbs)
+
+    async def create_pipe_connection(
+        self, protocol_factory: Callable[[], Any], address: str, *, message_mode: bool = False
+    ) -> tuple[Any, Any]:
+        r"""Connect to a named pipe.
+
+        Args:
+            protocol_factory: makes the protocol.
+            address: ``\\.\pipe\...``; while every instance of it is busy, one is waited for.
+            message_mode: keep the boundaries between the server's writes: each arrives as one `data_received`.
+
+        Returns:
+            Transport and protocol. Raises FileNotFoundError if there is no such pipe, OSError otherwise.
+        """
+        pipe = await self._futures.connect_pipe(address)
+        try:
+            if message_mode:
+                _pipes.set_message_mode(self.proactor.kernel, pipe.fileno(), address)
+            protocol = protocol_factory()
+            extra = {"addr": address}
+            cls = _pipe.MessagePipeTransport if message_mode else _pipe.DuplexPipeTransport
+            transport = self._make_pipe_transport(cls, pipe, protocol, None, extra)
+        except BaseException:
+            pipe.close()
+            raise
+        return transport, protocol
+
+    async def start_serving_pipe(
+        self,
+        protocol_factory: Callable[[], Any],
+        address: str,
+        *,
+        message_mode: bool = False,
+        remote_clients: bool = False,
+    ) -> list[_pipe.PipeServer]:
+        r"""Serve a named pipe.
+
+        Args:
+            protocol_factory: makes a protocol for each client.
+            address: ``\\.\pipe\...``
+            message_mode: keep the boundaries between writes, both ways.
+            remote_clients: accept clients from other machines; rejected by default.
+
+        Returns:
+            A list of one server; its `close` stops it. Raises PermissionError if the name is taken.
+        """
+
+        def connect(pipe: Any, endpoint: Any) -> StreamTransport:
+            protocol = protocol_factory()
+            extra = {"addr": address, "pipe": pipe}
+            cls = _pipe.MessagePipeTransport if message_mode else _pipe.DuplexPipeTransport
+            return cls(self, endpoint, pipe, protocol, extra=extra, verbs=_pipes)
+
+        server = _pipe.PipeServer(self, connect, address, message_mode=message_mode, remote=remote_clients)
+        self._pipe_servers.add(server)
+        return [server]
+
+    def forget_pipe_server(self, server: _pipe.PipeServer) -> None:
+        """A pipe server was closed; called by itself."""
+        self._pipe_servers.discard(server)
+
+    async def _make_subprocess_transport(
+        self,
+        protocol: Any,
+        args: Any,
+        shell: bool,
+        stdin: Any,
+        stdout: Any,
+        stderr: Any,
+        bufsize: int,
+        extra: Any = None,
+        **kwargs: Any,
+    ) -> SubprocessTransport:
+        waiter = self.create_future()
+        transport = SubprocessTransport(
+            self, protocol, args, shell, stdin, stdout, stderr, bufsize, waiter=waiter, extra=extra, **kwargs
+        )
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()  # noqa: SLF001 - as asyncio's own loops do
+            raise
+        return transport
+
+    def wait_for_handle(self, handle: int, timeout: float | None = None) -> "asyncio.Future[bool]":
+        """Wait until a process, event, timer or other waitable handle is signalled.
+
+        Args:
+            handle: the OS handle; keep it open until the future is done.
+            timeout: seconds; None waits for ever.
+
+        Returns:
+            A future: True, or False when the time was up. Cancelling it takes the wait back.
+        """
+        return self._futures.wait_for_handle(handle, timeout)
+
+    async def _sock_sendfile_native(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
+        return await send_file(self, self._futures.endpoint(sock), sock, file, offset, count)
+
+    async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        await transp.make_empty_waiter()
+        try:
+            return await send_file(self, transp.endpoint, transp.handle, file, offset, count)
+        finally:
+            transp.reset_empty_waiter()
+
+    async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
+        if not isinstance(transp, StreamTransport):
+            return await super()._sendfile_fallback(transp, file, offset, count)
+        await transp.make_empty_waiter()
+        try:
+            return await copy_file(self, transp.endpoint, file, offset, count)
+        finally:
+            transp.reset_empty_waiter()
+
+    # -- readiness ---------------------------------------------------------------------------------------------
+
+    def add_reader(self, fd: Any, callback: Callable[[*_Arguments], object], *args: *_Arguments) -> None:
+        """Call `callback(*args)` whenever a socket can be read, or accepted from, or was closed by its peer.
+
+        Args:
+            fd: the socket, or its handle's value. It may belong to another loop or process.
+            callback: called again and again while the socket is ready. It replaces an earlier one.
+            args: what it is called with.
+
+        Raises:
+            ValueError: not a socket, or a closed one.
+            RuntimeError: a transport or server of this loop owns the socket.
+        """
+        self._check_closed()
+        self._watchers.add(Interest.READ, fd, callback, args)
+
+    def remove_reader(self, fd: Any) -> bool:
+        """Stop watching for reading; False if nobody did. Raises as `add_reader`."""
+        return not self.is_closed() and self._watchers.remove(Interest.READ, fd)
+
+    def add_writer(self, fd: Any, callback: Callable[[*_Arguments], object], *args: *_Arguments) -> None:
+        """Call `callback(*args)` whenever a socket can be written, or has connected or failed to; as `add_reader`."""
+        self._check_closed()
+        self._watchers.add(Interest.WRITE, fd, callback, args)
+
+    def remove_writer(self, fd: Any) -> bool:
+        """Stop watching for writing; False if nobody did. Raises as `add_reader`."""
+        return not self.is_closed() and self._watchers.remove(Interest.WRITE, fd)
+
+    # -- signals -----------------------------------------------------------------------------------------------
+
+    def add_signal_handler(self, sig: int, callback: Callable[[*_Arguments], object], *args: *_Arguments) -> None:
+        """Call `callback(*args)` in the loop when SIGINT (Ctrl+C), SIGBREAK (Ctrl+Break) or SIGTERM arrives.
+
+        Raises:
+            ValueError: another signal; Windows delivers only these.
+            RuntimeError: called outside the main thread.
+            TypeError: `callback` is a coroutine or a coroutine function.
+        """
+        self._check_closed()
+        if asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError("coroutines cannot be used with add_signal_handler()")
+        self._signals.add_handler(self, sig, callback, args)
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Put the signal's default handling back; False if there was no handler of this loop's."""
+        return self._signals.remove_handler(sig)
+
+    # -- bare sockets ------------------------------------------------------------------------------------------
+
+    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
+        """Receive up to `n` bytes. A time-out or cancellation loses none: see `IocpProactor`."""
+        _check_nonblocking(sock, "sock_recv")
+        future = self._futures.recv(sock, n)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if _has_result(future):
+                self._futures.give_back(sock, future.result())
+            raise
+
+    async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
+        """Receive into a writable buffer; the byte count."""
+        _check_nonblocking(sock, "sock_recv_into")
+        future = self._futures.recv_into(sock, buf)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if _has_result(future):
+                self._futures.give_back(sock, bytes(memoryview(buf).cast("B")[: future.result()]))
+            raise
+
+    async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
+        """Receive one datagram and its sender's address."""
+        _check_nonblocking(sock, "sock_recvfrom")
+        future = self._futures.recvfrom(sock, bufsize)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if _has_result(future):
+                self._futures.give_back_datagram(sock, *future.result())
+            raise
+
+    async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
+        """Receive one datagram into a writable buffer, at most `nbytes` of it; the byte count and the sender."""
+        _check_nonblocking(sock, "sock_recvfrom_into")
+        future = self._futures.recvfrom_into(sock, buf, nbytes)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if _has_result(future):
+                count, sender = future.result()
+                self._futures.give_back_datagram(sock, bytes(memoryview(buf).cast("B")[:count]), sender)
+            raise
+
+    async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
+        """Send all of a buffer."""
+        _check_nonblocking(sock, "sock_sendall")
+        await self._futures.send(sock, data)
+
+    async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
+        """Send one datagram to an address; the byte count."""
+        _check_nonblocking(sock, "sock_sendto")
+        return await self._futures.sendto(sock, data, 0, address)
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        """Connect to an address, resolving it if need be."""
+        _check_nonblocking(sock, "sock_connect")
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            resolved = await self._ensure_resolved(
+                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
+            )
+            address = resolved[0][4]
+        await self._futures.connect(sock, address)
+
+    async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
+        """Accept one connection: the new non-blocking socket and the peer's address."""
+        _check_nonblocking(sock, "sock_accept")
+        future = self._futures.accept(sock)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if _has_result(future):
+                future.result()[0].close()
+            raise
+
+
+def _has_result(future: "asyncio.Future[Any]") -> bool:
+    """Whether it was finished before the task that waited for it could be told, and was cancelled instead."""
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _check_nonblocking(sock: socket.socket, operation: str) -> None:
+    # Overlapped calls do not mind, and ProactorEventLoop never asks. The documentation demands it, so debug mode does.
+    if sock.gettimeout() != 0 and asyncio.get_running_loop().get_debug():
+        raise ValueError(
+            f"the socket must be non-blocking: {operation} on socket {sock.fileno()}; "
+            "call sock.setblocking(False) first"
+        )
+
+
+def _with_addresses(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, Any]:
+    """`extra` with the socket's two names, where it has them: an unconnected socket has no peer."""
+    extra = dict(extra or ())
+    for name, get in (("sockname", sock.getsockname), ("peername", sock.getpeername)):
+        if name not in extra:
+            try:
+                extra[name] = get()
+            except OSError:
+                extra[name] = None
+    return extra
+
+
+def _set_nodelay(sock: socket.socket) -> None:
+    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def new_event_loop() -> IocpEventLoop:
+    """A new event loop: the factory for `asyncio.run(main(), loop_factory=iocp_loop.new_event_loop)`."""
+    return IocpEventLoop()
+
+
+def run(main: Any, *, debug: bool | None = None) -> Any:
+    """`asyncio.run` on this loop, on every supported Python.
+
+    Args:
+        main: a coroutine.
+        debug: the loop's debug mode; None for the default.
+    """
+    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        return runner.run(main)

@@ -1,0 +1,140 @@
+"""Wakes a waiting loop when a signal arrives (Ctrl+C above all).
+
+Python notes a signal in a C handler, which cannot end a wait on the port; but it writes a byte to the wake-up socket,
+and that ends it. The socketpair exists for nothing else: threads wake the loop by posting to the port. The wake-up
+descriptor is ours only while the loop runs in the main thread; before and after it is whatever it was before, so
+neither another loop in the process nor a closed one leaves Ctrl+C deaf.
+"""
+
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from . import _asyncio_private as private
+from . import _sockets
+from ._operation import OverlappedEx, ReadOperation
+
+if TYPE_CHECKING:
+    from ._proactor import Proactor
+
+
+# What Windows delivers to a handler at all (MSDN, signal).
+HANDLED = frozenset(getattr(signal, name) for name in ("SIGINT", "SIGBREAK", "SIGTERM") if hasattr(signal, name))
+
+
+class SignalWakeup:
+    """The wake-up socketpair of one loop, made when the loop first runs in the main thread."""
+
+    def __init__(self, proactor: "Proactor") -> None:
+        self._proactor = proactor
+        self._sender: socket.socket | None = None
+        self._receiver: socket.socket | None = None
+        self._operation: ReadOperation | None = None
+        self._previous: int | None = None
+        self._handlers: dict[int, tuple[asyncio.Handle, Any]] = {}
+
+    def install(self) -> None:
+        """Become the process's wake-up descriptor. Does nothing outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if self._sender is None:
+            self._open()
+        assert self._sender is not None
+        self._previous = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+
+    def uninstall(self) -> None:
+        """Put the previous wake-up descriptor back, unless somebody has replaced ours meanwhile."""
+        if self._previous is None:
+            return
+        previous, self._previous = self._previous, None
+        assert self._sender is not None
+        current = signal.set_wakeup_fd(-1)
+        if current != self._sender.fileno():
+            previous = current
+        try:
+            signal.set_wakeup_fd(previous)
+        except (OSError, ValueError):
+            # Its owner, another loop say, has closed it meanwhile. Then there is nothing to go back to.
+            pass
+
+    def close(self) -> None:
+        """Take the handlers back and close both sockets; the receiving one when its pending receive has ended."""
+        if threading.current_thread() is threading.main_thread():
+            for sig in list(self._handlers):
+                self.remove_handler(sig)
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+        if self._operation is not None:
+            self._proactor.close_endpoint(self._operation.endpoint)
+
+    # -- handlers ----------------------------------------------------------------------------------------------
+
+    def add_handler(self, loop: Any, sig: int, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """As `IocpEventLoop.add_signal_handler`."""
+        if sig not in HANDLED:
+            raise ValueError(f"signal {sig!r} cannot be handled on Windows; SIGINT, SIGBREAK and SIGTERM can")
+        handle = asyncio.Handle(callback, args, loop)
+
+        def on_signal(_number: int, _frame: Any) -> None:
+            # Runs between any two bytecodes of the main thread: only hand over, and wake. The handler may be removed
+            # before the loop comes to it, and is not called then.
+            loop.call_soon_threadsafe(private.run_soon, loop, handle)
+
+        try:
+            previous = signal.signal(sig, on_signal)
+        except ValueError as exc:
+            raise RuntimeError("a signal handler can only be added in the main thread") from exc
+        known = self._handlers.get(sig)
+        if known is not None:
+            known[0].cancel()
+            previous = known[1]
+        self._handlers[sig] = (handle, previous)
+
+    def remove_handler(self, sig: int) -> bool:
+        """As `IocpEventLoop.remove_signal_handler`."""
+        known = self._handlers.get(sig)
+        if known is None:
+            return False
+        handle, previous = known
+        try:
+            signal.signal(sig, signal.SIG_DFL if previous is None else previous)
+        except ValueError as exc:
+            raise RuntimeError("a signal handler can only be removed in the main thread") from exc
+        handle.cancel()
+        del self._handlers[sig]
+        return True
+
+    def _open(self) -> None:
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(False)
+        self._sender.setblocking(False)
+        endpoint = _sockets.register(self._proactor, self._receiver, self._receiver)
+        buffer = self._proactor.arena.buffer(64)
+        self._operation = _sockets.receive_operation(self._proactor, endpoint, self._on_signal, buffer)
+        self._proactor.submit(self._operation)
+
+    def _on_signal(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        """Being woken was the point: the interpreter runs the Python handlers by itself."""
+        if operation.endpoint.closing:
+            return
+        if status or not byte_count:
+            # QUIRK(windows): sleep, a VPN or a security product may break loopback connections. A new pair, rather
+            # than reading a dead one for ever.
+            self._replace()
+            return
+        self._proactor.submit(operation)
+
+    def _replace(self) -> None:
+        installed = self._previous is not None
+        self.uninstall()
+        self._close_sockets()
+        self._open()
+        if installed:
+            self.install()

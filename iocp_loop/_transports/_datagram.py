@@ -1,0 +1,374 @@
+"""A UDP socket as an asyncio transport that nothing the network says can silence.
+
+Receiving: one receive is outstanding, and armed again whatever its packet brought. When it is served at once,
+datagrams are queueing up faster than packets bring them, and the socket's own call takes them in one go: two kernel
+calls per datagram become one, and nothing overflows while the loop is busy with packets. An ICMP answer to an earlier
+datagram, a datagram longer than the buffer, an unreachable network reach `error_received`, and reception goes on.
+Errors that come at once and again and again are waited out, not spun on.
+
+Sending: the socket's own call at once; what the kernel cannot take now waits in order, its head as one overlapped send.
+close() sends what waits, and connection_lost always comes.
+"""
+
+import asyncio
+import contextvars
+import socket
+import warnings
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from .. import _asyncio_private as private
+from .. import _sockets
+from .._endpoint import Endpoint
+from .._operation import OverlappedEx
+from .._win32 import sockaddr
+from .._win32.constants import WsaError
+from ._flow import FlowControl
+from ._reader import ignore
+
+if TYPE_CHECKING:
+    from .._loop import IocpEventLoop
+
+# The largest UDP payload is 65,507 bytes over IPv4 and 65,527 over IPv6, so nothing is ever truncated.
+DATAGRAM_SIZE_MAX = 64 * 1024
+# Datagrams taken in one go while they queue up, before other sockets get their turn.
+BURST_MAX = 64
+# What the network, and not the socket, is to blame for: reception goes on at once.
+_RECOVERABLE = frozenset(
+    {
+        WsaError.CONNRESET,
+        WsaError.CONNREFUSED,
+        WsaError.NETRESET,
+        WsaError.NETUNREACH,
+        WsaError.HOSTUNREACH,
+        WsaError.MSGSIZE,
+        WsaError.TIMEDOUT,
+    }
+)
+# After this many errors in a row, or for any other error, the next receive waits this long.
+_ERRORS_IN_A_ROW_MAX = 32
+_RETRY_DELAY_S = 0.05
+
+
+class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on asyncio's own loops, where it is both
+    """One UDP socket; made by the loop, never by users. Not thread-safe, as all of asyncio."""
+
+    __slots__ = (
+        "__weakref__",
+        "_address",
+        "_burst",
+        "_closing",
+        "_context",
+        "_endpoint",
+        "_errors_in_a_row",
+        "_exception",
+        "_flow",
+        "_loop",
+        "_proactor",
+        "_protocol",
+        "_queue",
+        "_queued_size",
+        "_receive",
+        "_sending",
+        "_sock",
+        "_verbs",
+    )
+
+    # Of each receive's buffer, in bytes. Settable before the endpoint is created, for memory's sake.
+    datagram_size = DATAGRAM_SIZE_MAX
+
+    def __init__(
+        self,
+        loop: "IocpEventLoop",
+        endpoint: Endpoint,
+        sock: socket.socket,
+        protocol: Any,
+        address: Any = None,
+        waiter: "asyncio.Future[None] | None" = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(extra)
+        self._loop = loop
+        self._proactor = loop.proactor
+        self._endpoint = endpoint
+        self._verbs = _sockets.verbs_of(endpoint)
+        self._sock = sock
+        self._protocol = protocol
+        self._address = address
+        self._context = contextvars.copy_context()
+        self._closing = False
+        self._exception: BaseException | None = None
+        self._receive: OverlappedEx | None = None
+        self._burst = False
+        self._errors_in_a_row = 0
+        self._queue: deque[tuple[bytes, Any]] = deque()
+        self._queued_size = 0
+        self._sending: OverlappedEx | None = None
+        self._flow = FlowControl(self)
+        self._extra["socket"] = private.TransportSocket(sock)  # type: ignore[attr-defined]
+        loop.call_soon(self._start, waiter, context=self._context)
+
+    def _start(self, waiter: "asyncio.Future[None] | None") -> None:
+        try:
+            self._protocol.connection_made(self)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report("Exception in callback protocol.connection_made()", exc)
+        self._loop.call_soon(self._begin_receiving, context=self._context)
+        if waiter is not None:
+            private.set_result_unless_cancelled(waiter, None)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._sock is None else "closing" if self._closing else f"fd={self._sock.fileno()}"
+        return f"<{type(self).__name__} {state} bufsize={self._queued_size}>"
+
+    def __del__(self) -> None:
+        sock = getattr(self, "_sock", None)
+        if sock is not None:
+            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            sock.close()
+
+    def set_protocol(self, protocol: Any) -> None:
+        self._protocol = protocol
+
+    def get_protocol(self) -> Any:
+        return self._protocol
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    # -- receiving ---------------------------------------------------------------------------------------------
+
+    def _begin_receiving(self) -> None:
+        # First what a cancelled sock_recvfrom() on the same socket has left.
+        kept, self._endpoint.datagrams = self._endpoint.datagrams, None
+        self._arm()
+        for data, sender in kept or ():
+            if not self._closing:
+                self._protocol.datagram_received(data, sender)
+
+    def _arm(self) -> None:
+        if self._closing:
+            return
+        operation = self._receive
+        if operation is None:
+            buffer = self._proactor.arena.buffer(self.datagram_size)
+            operation = self._verbs.receive_from_operation(self._proactor, self._endpoint, self._on_received, buffer)
+            operation.context = self._context
+            self._receive = operation
+        self._burst = self._proactor.submit(operation)
+
+    def _on_received(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        if self._closing:
+            return
+        sender = self._verbs.sender_of(operation)
+        if status:
+            self._on_receive_error(_sockets.error_of(operation, status))
+            return
+        self._errors_in_a_row = 0
+        data = operation.buffer[:byte_count]
+        try:
+            self._protocol.datagram_received(data, sender if sender is not None else self._address)
+            if self._burst:
+                self._receive_burst()
+        finally:
+            # Also after an exception in the protocol: it is reported, and reception goes on.
+            self._arm()
+
+    def _receive_burst(self) -> None:
+        """The last receive was served at once: datagrams are queueing up. Take them by the socket's own call."""
+        for _ in range(BURST_MAX):
+            if self._closing:
+                return
+            try:
+                data, sender = self._sock.recvfrom(self.datagram_size)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:
+                # An ICMP answer, and this call has taken it: nobody else will report it.
+                self._tell_error(exc)
+                continue
+            self._protocol.datagram_received(data, sender if sender is not None else self._address)
+
+    def _on_receive_error(self, error: OSError) -> None:
+        code = getattr(error, "winerror", None)
+        self._errors_in_a_row += 1
+        if code == WsaError.NOTSOCK:
+            self._fatal_error(error, "Fatal read error on datagram transport")
+            return
+        try:
+            self._tell_error(error)
+        finally:
+            if code in _RECOVERABLE and self._errors_in_a_row <= _ERRORS_IN_A_ROW_MAX:
+                self._arm()
+            else:
+                self._loop.call_later(_RETRY_DELAY_S, self._arm)
+
+    def _tell_error(self, error: OSError) -> None:
+        """Tell the protocol. What it raises is reported here: neither reception nor the queue may stop for it."""
+        try:
+            self._protocol.error_received(error)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report("protocol.error_received() failed", exc)
+
+    # -- sending -----------------------------------------------------------------------------------------------
+
+    def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise TypeError(f"data argument must be bytes-like object ({type(data).__name__!r})")
+        if self._address is not None and addr not in (None, self._address):
+            raise ValueError(f"Invalid address: must be None or {self._address}")
+        if self._closing:
+            return
+        if not self._queue and self._sending is None and self._send_at_once(data, addr):
+            return
+        # A copy: the caller may reuse its buffer as soon as this returns.
+        self._queue.append((bytes(data), addr))
+        self._queued_size += len(data)
+        self._send_next()
+        self._flow.grown(self._queued_size)
+
+    def _send_at_once(self, data: Any, addr: Any) -> bool:
+        """True if the datagram was taken, or refused with an error that was reported; False if it has to wait."""
+        try:
+            if self._address is None and addr is not None:
+                self._sock.sendto(data, addr)
+            else:
+                # To the connected peer; also of a given socket that its owner had connected.
+                self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as exc:
+            self._tell_error(exc)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._fatal_error(exc, "Fatal write error on datagram transport")
+        return True
+
+    def _send_next(self) -> None:
+        """Hand the head of the queue to the kernel, if it has none of ours."""
+        if self._sending is not None or not self._queue:
+            return
+        data, addr = self._queue[0]
+        try:
+            packed = b"" if self._address is not None or addr is None else sockaddr.encode(self._sock.family, addr)
+        except (TypeError, ValueError, OverflowError) as exc:
+            # A host name, say: the socket's own call would have looked it up, blocking.
+            self._fatal_error(exc, "Fatal write error on datagram transport")
+            return
+        operation = self._verbs.send_to_operation(self._proactor, self._endpoint, data, packed)
+        operation.deliver = self._on_sent
+        operation.context = self._context
+        self._sending = operation
+        self._proactor.submit(operation)
+
+    def _on_sent(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
+        self._sending = None
+        self._proactor.release(operation)
+        if not self._queue:
+            # Aborted meanwhile: what was queued is forgotten.
+            return
+        data, _addr = self._queue.popleft()
+        self._queued_size -= len(data)
+        if status:
+            self._tell_error(_sockets.error_of(operation, status))
+        self._drain()
+
+    def _drain(self) -> None:
+        # `_sending` is set if error_received() has sent something: the head is in the kernel's hands then.
+        while self._queue and self._sending is None:
+            # Taken out first: error_received() may send, and must not find it there; or abort, and nothing is there.
+            data, addr = self._queue.popleft()
+            self._queued_size -= len(data)
+            if not self._send_at_once(data, addr):
+                self._queue.appendleft((data, addr))
+                self._queued_size += len(data)
+                break
+        self._flow.shrunk(self._queued_size)
+        self._send_next()
+        if self._closing and not self._queue:
+            self._close_endpoint(None)
+
+    # -- flow control ------------------------------------------------------------------------------------------
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._flow.set_limits(high, low)
+        self._flow.grown(self._queued_size)
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._flow.limits()
+
+    def get_write_buffer_size(self) -> int:
+        return self._queued_size
+
+    def tell_protocol(self, what: str) -> None:
+        """Call `pause_writing` or `resume_writing`."""
+        try:
+            getattr(self._protocol, what)()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report(f"protocol.{what}() failed", exc)
+
+    # -- closing -----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        if self._queue:
+            # _drain() closes when the last datagram is out. Nothing more is received.
+            if self._receive is not None:
+                self._proactor.cancel(self._receive)
+        else:
+            self._close_endpoint(None)
+
+    def abort(self) -> None:
+        self._force_close(None)
+
+    def _fatal_error(self, exc: BaseException, message: str) -> None:
+        if isinstance(exc, OSError):
+            if self._loop.get_debug():
+                private.logger.debug("%r: %s", self, message, exc_info=exc)
+        else:
+            self._report(message, exc)
+        self._force_close(exc)
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        if self._endpoint.closing:
+            return
+        self._closing = True
+        self._queue.clear()
+        self._queued_size = 0
+        self._close_endpoint(exc)
+
+    def _close_endpoint(self, exc: BaseException | None) -> None:
+        if not self._endpoint.closing:
+            self._exception = exc
+            self._proactor.close_endpoint(self._endpoint, self._on_closed)
+
+    def _on_closed(self) -> None:
+        self._loop.call_soon(self._call_connection_lost, context=self._context)
+
+    def _call_connection_lost(self) -> None:
+        exc, self._exception = self._exception, None
+        protocol = self._protocol
+        try:
+            protocol.connection_lost(exc)
+        finally:
+            self._sock = None  # type: ignore[assignment]
+            self._protocol = None
+            operation, self._receive = self._receive, None
+            if operation is not None:
+                operation.deliver = ignore
+                self._proactor.arena.release_buffer(operation.buffer)
+                self._proactor.release(operation)
+
+    def _report(self, message: str, exc: BaseException) -> None:
+        self._loop.call_exception_handler(
+            {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
+        )

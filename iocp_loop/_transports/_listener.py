@@ -1,0 +1,174 @@
+"""A listening socket: several AcceptEx outstanding, no Task, and no client that can silence it.
+
+Each accept goes through the same five steps: take the new connection, cast the rod again, complete the socket, ask
+the protocol factory, make the transport. The rod is cast again before any user code runs, and whatever fails after
+that concerns this one client and closes this one socket:
+
+* a packet that brings an error tells of a client that was gone before it was accepted (MSDN, AcceptEx,
+  WSAECONNRESET): close its socket, go on;
+* a protocol factory that raises: reported, its connection closed, go on;
+* an accept that cannot even be posted (no buffers, no handles left) is the listener's own trouble: reported, and
+  tried again after a while. The listener is never closed for it.
+"""
+
+import contextvars
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import _asyncio_private as private
+from .. import _sockets
+from .._operation import OverlappedEx
+from .._win32 import sockaddr
+from .._win32.constants import NTSTATUS_WIN32_FACILITY, Error, WsaError
+
+if TYPE_CHECKING:
+    from .._loop import IocpEventLoop
+
+# Accepts outstanding: few at first, doubled whenever one turn used them all up. libuv keeps 32, nginx 10; each costs
+# a socket made in advance.
+ACCEPTS_MIN = 4
+ACCEPTS_MAX = 128
+
+
+class Listener:
+    """Serves one listening socket until `close`. Used from the loop's thread only.
+
+    Args:
+        connect: called with (connected socket, its endpoint, packed addresses) in a context of its own; makes
+            protocol and transport. What it raises is reported, and closes that connection only.
+    """
+
+    def __init__(
+        self,
+        loop: "IocpEventLoop",
+        sock: socket.socket,
+        connect: Callable[[socket.socket, Any, tuple[bytes, bytes]], None],
+        backlog: int,
+    ) -> None:
+        self._loop = loop
+        self._proactor = loop.proactor
+        self._sock = sock
+        self._connect = connect
+        self._context = contextvars.copy_context()
+        self._operations: list[OverlappedEx] = []
+        self._limit = max(1, min(backlog, ACCEPTS_MAX))
+        self._accepted_this_turn = 0
+        self._retry: Any = None
+        self._endpoint = _sockets.register(self._proactor, sock, sock)
+        self._verbs = _sockets.verbs_of(self._endpoint)
+        self._outstanding = min(ACCEPTS_MIN, self._limit)
+        self._cast_all()
+
+    def close(self) -> None:
+        """Stop: cancel the accepts, close their sockets, then the listening socket. Twice is once."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._proactor.close_endpoint(self._endpoint, self._on_closed)
+        # The cancelled accepts' packets are in the port already, as a rule. Taken now, so that the socket is closed
+        # when this returns: who connects next is refused.
+        self._proactor.poll(0)
+
+    def _on_closed(self) -> None:
+        for operation in self._operations:
+            if operation.keepalive is not None:
+                operation.keepalive.close()
+                operation.keepalive = None
+
+    def _cast_all(self) -> None:
+        """Bring the accepts up to the number wanted. An accept that cannot be posted now is tried again later."""
+        self._retry = None
+        if self._endpoint.closing:
+            return
+        try:
+            for operation in self._operations:
+                if operation.keepalive is None:
+                    self._cast(operation)
+            while len(self._operations) < self._outstanding:
+                operation = self._verbs.accept_operation(self._proactor, self._endpoint, self._sock, self._on_accepted)
+                operation.context = self._context
+                self._operations.append(operation)
+                self._cast(operation)
+        except OSError as exc:
+            self._try_later(exc)
+
+    def _cast(self, operation: OverlappedEx) -> None:
+        self._verbs.prepare_accept(operation, self._sock)
+        self._proactor.submit(operation)
+
+    def _try_later(self, exc: OSError) -> None:
+        if self._retry is not None or self._endpoint.closing:
+            return
+        self._loop.call_exception_handler(
+            {
+                "message": f"Accept cannot be posted; trying again in {private.ACCEPT_RETRY_DELAY_S} s",
+                "exception": exc,
+                "socket": private.TransportSocket(self._sock),
+            }
+        )
+        self._retry = self._loop.call_later(private.ACCEPT_RETRY_DELAY_S, self._cast_all)
+
+    def _on_accepted(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
+        conn, operation.keepalive = operation.keepalive, None
+        if self._endpoint.closing:
+            # The cancelled accept of a listener that stopped; or a client that was too late.
+            if conn is not None:
+                conn.close()
+            return
+        addresses = None if status else self._verbs.accepted_addresses(self._proactor, operation, self._sock)
+        self._cast_again(operation, status)
+        if addresses is None:
+            conn.close()
+            return
+        try:
+            conn = self._verbs.finish_accept(operation, self._sock, conn)
+            endpoint = _sockets.register(self._proactor, conn, conn)
+        except OSError as exc:
+            # The client's doing: it was gone before its socket was complete.
+            private.logger.debug("a connection was gone before it was accepted: %r", exc)
+            conn.close()
+            return
+        self._make_connection(conn, endpoint, addresses)
+
+    def _cast_again(self, operation: OverlappedEx, status: int) -> None:
+        not_posted = status & 0xFFFF_0000 == NTSTATUS_WIN32_FACILITY
+        # But the call itself may tell of a client that was gone before it was accepted (MSDN, AcceptEx); 64 is how
+        # others spell it (python/cpython#93821).
+        if not_posted and _sockets.winerror_of(operation, status) not in (WsaError.CONNRESET, Error.NETNAME_DELETED):
+            self._try_later(_sockets.error_of(operation, status))
+            return
+        try:
+            self._cast(operation)
+            if self._outstanding < self._limit:
+                self._maybe_cast_more()
+        except OSError as exc:
+            self._try_later(exc)
+
+    def _maybe_cast_more(self) -> None:
+        if not self._accepted_this_turn:
+            self._loop.call_soon(self._end_turn)
+        self._accepted_this_turn += 1
+
+    def _end_turn(self) -> None:
+        if self._accepted_this_turn >= self._outstanding:
+            self._outstanding = min(2 * self._outstanding, self._limit)
+            self._cast_all()
+        self._accepted_this_turn = 0
+
+    def _make_connection(self, conn: socket.socket, endpoint: Any, addresses: tuple[bytes, bytes]) -> None:
+        try:
+            # A context of its own for each connection, as a Handle would have had.
+            contextvars.copy_context().run(self._connect, conn, endpoint, addresses)
+        except (SystemExit, KeyboardInterrupt):
+            self._proactor.close_endpoint(endpoint)
+            raise
+        except BaseException as exc:
+            self._proactor.close_endpoint(endpoint)
+            self._loop.call_exception_handler(
+                {
+                    "message": "Error on transport creation for incoming connection",
+                    "exception": exc,
+                    "peername": sockaddr.decode(addresses[1]),
+                }
+            )

@@ -1,0 +1,217 @@
+"""Named pipes as asyncio transports, and the server that accepts them.
+
+A read pipe, a write pipe and a duplex pipe are the stream transport over the pipes' verbs; what differs is what an end
+means. The other end of a write pipe closing is noticed by a read that waits for nothing else.
+"""
+
+import contextvars
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import _asyncio_private as private
+from .. import _pipes
+from .._endpoint import Endpoint
+from .._operation import OverlappedEx
+from .._sockets import error_of, winerror_of
+from .._win32.constants import Error
+from ._reader import MessageReader
+from ._stream import StreamTransport
+from ._writer import MessageWriter
+
+if TYPE_CHECKING:
+    from .._loop import IocpEventLoop
+
+# Instances waiting for a client. Between a client's arrival and the next instance there must always be another one,
+# or a client that comes then finds no pipe at all.
+INSTANCES_WAITING = 2
+
+# TransmitFile knows sockets only; asyncio's own pipe transports refuse loop.sendfile() too.
+_NO_SENDFILE = private.SendfileMode.UNSUPPORTED
+
+
+class ReadPipeTransport(StreamTransport):
+    """The reading end of a pipe."""
+
+    # No slots: pipes are few, and what stands in for a subprocess's stream in tests sets methods on the instance.
+
+    def can_write_eof(self) -> bool:
+        return False
+
+
+class DuplexPipeTransport(StreamTransport):
+    """Both ends in one, as client or server instance of a named pipe."""
+
+    __slots__ = ()
+
+    _sendfile_compatible = _NO_SENDFILE
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def write_eof(self) -> None:
+        raise NotImplementedError("a pipe has no end of file of its own: close it instead")
+
+
+class MessagePipeTransport(DuplexPipeTransport):
+    """A named pipe in message mode: each write is one message, and arrives as one `data_received`."""
+
+    __slots__ = ()
+
+    _reader_type = MessageReader
+    _writer_type = MessageWriter
+
+
+class WritePipeTransport(StreamTransport):
+    """The writing end of a pipe; the end of file is its closing."""
+
+    __slots__ = ()
+
+    _sendfile_compatible = _NO_SENDFILE
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.close()
+
+    def set_protocol(self, protocol: Any) -> None:
+        self._protocol = protocol
+        # Nothing is expected from the other end but its closing.
+        self._reader.set_protocol(_PeerWatch(self))
+        kernel, handle = self.loop.proactor.kernel, self._endpoint.handle
+        if not (_pipes.is_readable(kernel, handle) and _pipes.is_overlapped(kernel, handle)):
+            # Not to be noticed but by a write that fails: nothing to wait for. On a handle that is not overlapped, a
+            # read that waits would even keep the writes waiting.
+            self._reader.eof_received = True
+
+    def peer_closed(self) -> None:
+        """The reading end is gone: an error if anything still waits to be written."""
+        if self.get_write_buffer_size():
+            self._force_close(BrokenPipeError("the reading end of the pipe was closed"))
+        else:
+            self.close()
+
+
+class _PeerWatch:
+    """The protocol of a write pipe's own reader."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: WritePipeTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, _data: bytes) -> None:
+        """Nobody writes towards a writer; what comes all the same is dropped."""
+
+    def eof_received(self) -> bool:
+        self._transport.peer_closed()
+        return True
+
+
+class PipeServer:
+    r"""Serves a named pipe until `close`; what `loop.start_serving_pipe` returns one of. Used from the loop's thread.
+
+    Args:
+        connect: called with (pipe object, its endpoint) in a context of its own; makes protocol and transport, and
+            returns the transport. What it raises is reported, and closes that connection only.
+        name: ``\\.\pipe\...``
+        message_mode, remote: as for `_pipes.create_instance`.
+
+    Raises:
+        PermissionError: the name is taken (FILE_FLAG_FIRST_PIPE_INSTANCE).
+    """
+
+    def __init__(
+        self,
+        loop: "IocpEventLoop",
+        connect: Callable[["private.PipeHandle", Any], StreamTransport],
+        name: str,
+        *,
+        message_mode: bool = False,
+        remote: bool = False,
+    ) -> None:
+        self._loop = loop
+        self._proactor = loop.proactor
+        self._connect = connect
+        self._name = name
+        self._options = {"message_mode": message_mode, "remote": remote}
+        self._context = contextvars.copy_context()
+        self._waiting: dict[int, tuple[OverlappedEx, private.PipeHandle]] = {}  # by address
+        self._arrived: dict[Endpoint, StreamTransport] = {}  # whose connection_made() is still to come
+        self._retry: Any = None
+        self._closed = False
+        self._add_instance(first=True)
+        self._fill_up()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name!r} {'closed' if self._closed else 'serving'}>"
+
+    def closed(self) -> bool:
+        """True once `close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Stop serving and free the name. Twice is once."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._retry is not None:
+            self._retry.cancel()
+        self._loop.forget_pipe_server(self)
+        for operation, _ in list(self._waiting.values()):
+            self._proactor.close_endpoint(operation.endpoint)
+        # As on asyncio's own loop, who has only just arrived is not served any more.
+        for transport in self._arrived.values():
+            transport.abort()
+        # The cancelled waits' packets are in the port already, as a rule. Taken now, so that the name is free when
+        # this returns: a client that comes next finds no pipe, rather than an instance about to be closed.
+        self._proactor.poll(0)
+
+    def _fill_up(self) -> None:
+        self._retry = None
+        try:
+            while not self._closed and len(self._waiting) < INSTANCES_WAITING:
+                self._add_instance(first=False)
+        except OSError as exc:
+            message = f"Pipe instance cannot be made; trying again in {private.ACCEPT_RETRY_DELAY_S} s"
+            self._loop.call_exception_handler({"message": message, "exception": exc, "pipe": self._name})
+            self._retry = self._loop.call_later(private.ACCEPT_RETRY_DELAY_S, self._fill_up)
+
+    def _add_instance(self, *, first: bool) -> None:
+        pipe = private.PipeHandle(
+            _pipes.create_instance(self._proactor.kernel, self._name, first=first, **self._options)
+        )
+        try:
+            endpoint = _pipes.register(self._proactor, pipe.fileno(), pipe)
+        except OSError:
+            pipe.close()
+            raise
+        operation = _pipes.connect_operation(self._proactor, endpoint, self._on_connected)
+        operation.context = self._context
+        self._waiting[operation.address] = (operation, pipe)
+        self._proactor.submit(operation)
+
+    def _on_connected(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
+        _, pipe = self._waiting.pop(operation.address)
+        endpoint = operation.endpoint
+        code = winerror_of(operation, status)
+        self._proactor.release(operation)
+        if endpoint.closing:
+            return
+        # Another instance waits before any user code runs.
+        self._fill_up()
+        if code not in (Error.SUCCESS, Error.PIPE_CONNECTED):
+            # The client came and went (ERROR_NO_DATA), or the instance broke: this one's trouble only.
+            private.logger.debug("a pipe client was gone before it was accepted: %r", error_of(operation, status))
+            self._proactor.close_endpoint(endpoint)
+            return
+        try:
+            self._arrived[endpoint] = contextvars.copy_context().run(self._connect, pipe, endpoint)
+            self._loop.call_soon(self._arrived.pop, endpoint)
+        except (SystemExit, KeyboardInterrupt):
+            self._proactor.close_endpoint(endpoint)
+            raise
+        except BaseException as exc:
+            self._proactor.close_endpoint(endpoint)
+            message = "Error on transport creation for incoming pipe connection"
+            self._loop.call_exception_handler({"message": message, "exception": exc, "pipe": self._name})

@@ -1,0 +1,32 @@
+"""Child processes: asyncio's own subprocess transport, its exit noticed through the port.
+
+The exit is reported when the process has exited, not when the last copy of its pipes was closed: a grandchild that
+keeps them open delays the end of the streams, and nothing else.
+"""
+
+from typing import Any
+
+from .. import _asyncio_private as private
+
+
+class SubprocessTransport(private.BaseSubprocessTransport):
+    """One child process; made by the loop, never by users."""
+
+    def _start(self, args: Any, shell: bool, stdin: Any, stdout: Any, stderr: Any, bufsize: int, **kwargs: Any) -> None:
+        self._proc = private.popen(
+            args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, bufsize=bufsize, **kwargs
+        )
+        exited = self._loop.wait_for_handle(int(self._proc._handle))  # type: ignore[attr-defined]  # noqa: SLF001
+        exited.add_done_callback(self._on_exit)
+
+    def _on_exit(self, exited: Any) -> None:
+        if exited.cancelled() or exited.exception() is not None:
+            # The loop is closing; the process goes on without us.
+            return
+        self._process_exited(self._proc.poll())  # type: ignore[union-attr, arg-type]
+
+    def _process_exited(self, returncode: int) -> None:
+        super()._process_exited(returncode)
+        waiters, self._exit_waiters = self._exit_waiters, []
+        for waiter in waiters or ():
+            private.set_result_unless_cancelled(waiter, returncode)

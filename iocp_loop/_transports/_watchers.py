@@ -1,0 +1,113 @@
+"""`add_reader` and `add_writer`: callbacks that run while a socket is ready.
+
+As on asyncio's selector loops: one reader and one writer per socket, each a Handle that runs in its own context, again
+and again as long as the socket is ready; replaced or removed, it is cancelled. A socket that is closed while watched
+wakes its callbacks once more, so that nobody waits for it for ever, and they are forgotten.
+
+A callback runs when the poll's answer is delivered, like a protocol's, and not by the ready queue: the socket is polled
+again before the next wait, and by then its data must have been taken, or it would be told of them twice.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import _asyncio_private as private
+from .. import _readiness
+from .._readiness import Interest, Registration
+from .._win32.constants import WsaError
+
+if TYPE_CHECKING:
+    from .._loop import IocpEventLoop
+
+
+class _Watcher:
+    """One callback on one socket."""
+
+    __slots__ = ("fd", "fileobj", "handle", "interest", "owner", "registration")
+
+    registration: Registration
+
+    def __init__(self, owner: "Watchers", fd: int, fileobj: Any, interest: Interest, handle: asyncio.Handle) -> None:
+        self.owner = owner
+        self.fd = fd
+        self.fileobj = fileobj
+        self.interest = interest
+        self.handle = handle
+
+    def on_ready(self, closed: bool, _reset: bool) -> None:
+        if closed:
+            self.owner.forget(self)
+        private.run_handle(self.handle)
+
+
+class Watchers:
+    """The readers and writers of one loop. Used from the loop's thread only."""
+
+    def __init__(self, loop: "IocpEventLoop") -> None:
+        self._loop = loop
+        self._table: dict[tuple[int, Interest], _Watcher] = {}
+
+    def add(self, interest: Interest, fileobj: Any, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Watch a socket; replaces the callback that watches it already.
+
+        Raises:
+            ValueError: not a socket, or a closed one.
+            RuntimeError: a transport owns it.
+        """
+        fd = _fileno(fileobj)
+        _readiness.refuse_owned(self._loop.proactor, fd)
+        watcher = _Watcher(self, fd, fileobj, interest, asyncio.Handle(callback, args, self._loop, None))
+        readiness = _readiness.of(self._loop.proactor)
+        try:
+            watcher.registration = readiness.watch(fd, interest, watcher.on_ready)
+        except OSError as exc:
+            if getattr(exc, "winerror", None) != WsaError.NOTSOCK:
+                raise  # The system's trouble, not the caller's.
+            raise ValueError(f"Invalid file descriptor: {fd}: {exc}") from exc
+        self._remove(self._table.get((fd, interest)))
+        self._table[fd, interest] = watcher
+
+    def remove(self, interest: Interest, fileobj: Any) -> bool:
+        """Stop watching; False if nobody did. Raises as `add`."""
+        try:
+            fd = _fileno(fileobj)
+        except ValueError:
+            # Closed before it was removed: known by the object itself.
+            found = [each for each in self._table.values() if each.fileobj is fileobj and each.interest is interest]
+            if not found or isinstance(fileobj, int):
+                raise
+            return self._remove(found[0])
+        _readiness.refuse_owned(self._loop.proactor, fd)
+        return self._remove(self._table.get((fd, interest)))
+
+    def close(self) -> None:
+        """Forget everybody; the loop is closing."""
+        for watcher in list(self._table.values()):
+            self._remove(watcher)
+
+    def forget(self, watcher: _Watcher) -> None:
+        """Drop a watcher whose registration is over."""
+        if self._table.get((watcher.fd, watcher.interest)) is watcher:
+            del self._table[watcher.fd, watcher.interest]
+
+    def _remove(self, watcher: _Watcher | None) -> bool:
+        if watcher is None:
+            return False
+        self.forget(watcher)
+        watcher.handle.cancel()
+        _readiness.of(self._loop.proactor).unwatch(watcher.registration)
+        return True
+
+
+def _fileno(fileobj: Any) -> int:
+    if isinstance(fileobj, int):
+        fd = fileobj
+    else:
+        try:
+            fd = int(fileobj.fileno())
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"Invalid file object: {fileobj!r}") from None
+    if fd < 0:
+        raise ValueError(f"Invalid file descriptor: {fd}")
+    return fd

@@ -1,0 +1,317 @@
+"""The writing half of a stream transport.
+
+    IDLE      nothing in flight: a write is tried at once by the C call of the socket; what that does not take is queued
+    FLUSHING  one overlapped send gathers the queue; writes join the queue, and count for flow control at once
+    CORKED    this turn has sent once already: small writes are gathered, and sent together when the turn ends
+
+A turn's first write goes out at once, so that an answer waits for nobody; a program that writes in crumbs pays one
+kernel call per turn and not one per crumb.
+
+`_can_send` is true in IDLE only, and never once end of file was written, the transport is closing or a file is being
+sent: the hot path tests one flag.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from .. import _asyncio_private as private
+from .._endpoint import Endpoint
+from .._operation import GATHER_MAX, OverlappedEx
+from .._sockets import error_of
+from ._flow import FlowControl
+from ._reader import ignore
+
+if TYPE_CHECKING:
+    from ._stream import StreamTransport
+
+# What is gathered during a turn is sent at once when it has become this much; what is this large, without gathering.
+CORKED_SIZE_MAX = 64 * 1024
+# Up to here, joining is cheaper than describing the pieces to the kernel one by one.
+JOIN_MAX = 256 * 1024
+
+
+class Writer:
+    """Sends for one transport; `verbs` as for `Reader`.
+
+    Attributes:
+        queued_size: bytes accepted and not yet sent, those in flight included.
+        flow: the water marks.
+        eof_written: nothing more is accepted; the end of file follows the queue.
+        transport: whose half this is; for reports, too.
+    """
+
+    __slots__ = (
+        "_can_send",
+        "_closing",
+        "_corked",
+        "_empty_waiter",
+        "_endpoint",
+        "_last_turn",
+        "_loop",
+        "_operation",
+        "_proactor",
+        "_queue",
+        "_refused_writes",
+        "_send_now",
+        "_skip",
+        "_verbs",
+        "eof_written",
+        "flow",
+        "queued_size",
+        "transport",
+    )
+
+    def __init__(
+        self, transport: "StreamTransport", endpoint: Endpoint, verbs: ModuleType, send_now: Callable[[Any], int]
+    ) -> None:
+        self.transport = transport
+        self._endpoint = endpoint
+        self._proactor = transport.loop.proactor
+        self._verbs = verbs
+        self._send_now = send_now
+        self._can_send = True
+        self._closing = self._corked = self.eof_written = False
+        self._loop = transport.loop
+        self._last_turn = -1  # the one that sent last
+        self._refused_writes = 0
+        self._queue: deque[bytes] | None = None
+        self._skip = 0  # of the queue's first chunk, bytes already sent
+        self.queued_size = 0
+        self._operation: Any = None
+        self._empty_waiter: asyncio.Future[None] | None = None
+        self.flow = FlowControl(transport)
+
+    # -- writing -----------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send now what the kernel takes without waiting; queue the rest."""
+        if type(data) is not bytes:
+            data = _as_bytes_like(data)
+        if not self._can_send or not data:
+            self._write_later(data)
+            return
+        turn = self._loop.turn
+        if turn == self._last_turn and len(data) < CORKED_SIZE_MAX and self._endpoint.is_socket:
+            self._cork(data)
+            return
+        self._last_turn = turn
+        try:
+            sent = self._send_now(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self.transport.fatal_error(exc, "Fatal write error on transport")
+            return
+        if sent != len(data):
+            # A copy, unless nobody can change it: the caller may reuse its buffer as soon as this returns.
+            self._enqueue(bytes(memoryview(data)[sent:]) if sent or type(data) is not bytes else data)
+            self._flush()
+            self.flow.grown(self.queued_size)
+
+    def writelines(self, list_of_data: Any) -> None:
+        chunks = [bytes(_as_bytes_like(data)) for data in list_of_data]
+        if not self._can_send or sum(map(len, chunks)) <= JOIN_MAX:
+            self.write(b"".join(chunks))
+            return
+        for chunk in filter(None, chunks):
+            self._enqueue(chunk)
+        self._flush()
+        self.flow.grown(self.queued_size)
+
+    def _write_later(self, data: bytes | bytearray | memoryview) -> None:
+        if self.eof_written:
+            raise RuntimeError("write_eof() already called")
+        if self._empty_waiter is not None:
+            raise RuntimeError("unable to write; sendfile is in progress")
+        if not data:
+            return
+        if self._closing:
+            self._refused_writes += 1
+            if self._refused_writes >= private.LOG_THRESHOLD:
+                private.logger.warning("socket.send() raised exception.")
+            return
+        self._enqueue(bytes(data))
+        self.flow.grown(self.queued_size)
+        if self._corked and self.queued_size >= CORKED_SIZE_MAX:
+            self.uncork()
+
+    def _cork(self, data: bytes | bytearray | memoryview) -> None:
+        self._enqueue(bytes(data))
+        self._corked = True
+        self._loop.corked.append(self)
+        self.flow.grown(self.queued_size)
+
+    def uncork(self) -> None:
+        """Send together what was gathered; the loop calls this at the end of the turn."""
+        queue = self._queue
+        if not self._corked or queue is None:
+            # Sent already, because it had become much; or aborted meanwhile.
+            return
+        self._corked = False
+        data = queue[0] if len(queue) == 1 else b"".join(queue)
+        queue.clear()
+        queue.append(data)
+        try:
+            sent = self._send_now(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self.transport.fatal_error(exc, "Fatal write error on transport")
+            return
+        self._after_sending(sent)
+
+    def _enqueue(self, data: bytes) -> None:
+        """Queue bytes that nobody else can change."""
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(data)
+        self.queued_size += len(data)
+        self._can_send = False
+
+    def _flush(self) -> None:
+        """Gather what is queued into one overlapped send. Nothing is in flight."""
+        operation = self._operation
+        if operation is None:
+            operation = self._verbs.send_operation(self._proactor, self._endpoint, self.on_sent)
+            operation.context = self.transport.context
+            self._operation = operation
+        queue = self._queue
+        assert queue is not None
+        chunks = list(queue) if len(queue) <= GATHER_MAX else [queue[i] for i in range(GATHER_MAX)]
+        self._verbs.set_send_vector(operation, chunks, self._skip)
+        self._proactor.submit(operation)
+
+    def on_sent(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        if self._queue is None:
+            # Aborted meanwhile: what was queued is forgotten, and nobody waits for this.
+            return
+        operation.buffer = None
+        if status:
+            self.transport.fatal_error(error_of(operation, status), "Fatal write error on transport")
+            return
+        self._after_sending(byte_count)
+
+    def _after_sending(self, byte_count: int) -> None:
+        self._forget_sent(byte_count)
+        self.flow.shrunk(self.queued_size)
+        # resume_writing() may have written more, or aborted.
+        if self._queue:
+            self._flush()
+        elif self._queue is not None:
+            self._drained()
+
+    def _forget_sent(self, byte_count: int) -> None:
+        # An overlapped send on a stream takes all or fails (MSDN, WSASend); if it ever takes less, go on from there.
+        self.queued_size -= byte_count
+        queue = self._queue
+        assert queue is not None
+        done = self._skip + byte_count
+        while queue and done >= len(queue[0]):
+            done -= len(queue.popleft())
+        self._skip = done
+
+    def _drained(self) -> None:
+        """The queue is empty: do what waited for that."""
+        if self._empty_waiter is not None:
+            private.set_result_unless_cancelled(self._empty_waiter, None)
+        if self.eof_written:
+            self.transport.shutdown_writing()
+        if self._closing:
+            self.transport.close_endpoint(None)
+        else:
+            self._can_send = not self.eof_written and self._empty_waiter is None
+
+    # -- ending ------------------------------------------------------------------------------------------------
+
+    def write_eof(self) -> None:
+        """Accept nothing more, and say so to the peer once the queue is out."""
+        if self._closing or self.eof_written:
+            return
+        self.eof_written = True
+        self._can_send = False
+        if not self.queued_size:
+            self.transport.shutdown_writing()
+
+    def finish(self) -> bool:
+        """Accept nothing more. True if there is nothing to wait for; else `close_endpoint` follows the last byte."""
+        self._closing = True
+        self._can_send = False
+        return not self.queued_size
+
+    def abandon(self, exc: BaseException | None) -> None:
+        """Forget what waits. What is in flight stays with its operation until its packet has come."""
+        self._closing = True
+        self._can_send = False
+        self._queue, self.queued_size, self._skip = None, 0, 0
+        if self._empty_waiter is not None and not self._empty_waiter.done():
+            self._empty_waiter.set_exception(exc or ConnectionAbortedError("the transport was aborted"))
+
+    def release(self) -> None:
+        """Give the memory back; the endpoint is closed, so nothing is outstanding."""
+        operation, self._operation = self._operation, None
+        if operation is not None:
+            operation.deliver = ignore  # Breaks the cycle with this writer.
+            self._proactor.release(operation)
+        # As in the reader. Nothing asks for them any more: a closed writer accepts nothing.
+        self.transport = None  # type: ignore[assignment]
+        self.flow.release()
+
+    # -- sending a file: the loop's business, between these two -------------------------------------------------
+
+    def make_empty_waiter(self) -> "asyncio.Future[None]":
+        """Refuse writes from now on; the future is done when all earlier ones have gone out."""
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self._can_send = False
+        self._empty_waiter = self.transport.loop.create_future()
+        if not self.queued_size:
+            self._empty_waiter.set_result(None)
+        return self._empty_waiter
+
+    def reset_empty_waiter(self) -> None:
+        """Accept writes again."""
+        self._empty_waiter = None
+        self._can_send = not (self.queued_size or self.eof_written or self._closing)
+
+
+class MessageWriter(Writer):
+    """Writes to a message-mode pipe: each write, and each writelines, is one message, empty ones included."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if data or self._closing or self.eof_written or self._empty_waiter is not None:
+            super().write(data)
+            return
+        # For a stream nothing to do; here a message of no bytes.
+        _as_bytes_like(data)
+        idle = self._can_send
+        self._enqueue(b"")
+        if idle:
+            self._flush()
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(_as_bytes_like(data) for data in list_of_data))
+
+    def _forget_sent(self, byte_count: int) -> None:
+        # One message at a time, all of it or an error: what follows may be empty, and is not sent yet.
+        assert self._queue is not None
+        self._queue.popleft()
+        self.queued_size -= byte_count
+
+    def finish(self) -> bool:
+        super().finish()
+        # An empty message waits too, though it weighs nothing.
+        return not self._queue
+
+
+def _as_bytes_like(data: Any) -> Any:
+    """bytes, bytearray, or a memoryview of single bytes."""
+    if isinstance(data, bytes | bytearray):
+        return data
+    if isinstance(data, memoryview):
+        return data if data.format == "B" and data.contiguous and data.ndim == 1 else data.tobytes()
+    raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")

@@ -1,0 +1,205 @@
+"""One turn of the loop: wait; run what was queued before; deliver what was settled; run the timers that are due.
+
+Results go straight to their sinks (a transport's reader, a future), in the sink's context; nothing is allocated per
+packet but the bytes it brought. A turn is written out here, and not left to BaseEventLoop, because there it costs more
+than the delivery of a message; its semantics are asyncio's, and the contract tests hold it to them:
+
+* callbacks added during a turn run in the next one. Where nothing was queued when the turn began, those that the
+  deliveries add are run at once: the order is the same, and one look at the port is saved;
+* what was queued before a packet was dequeued runs before the packet is delivered;
+* a timer is due when the clock has reached its time, never before;
+* cancelled timers are dropped when they reach the head of the heap, or all at once when they are many.
+"""
+
+import asyncio
+import contextvars
+import heapq
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from . import _asyncio_private as private
+from ._operation import LifetimeError, OverlappedEx
+from ._proactor import Proactor, Settled
+from ._signals import SignalWakeup
+from ._win32.kernel import Kernel
+
+if TYPE_CHECKING:
+    from ._transports._writer import Writer
+
+# Longer waits end early and are begun again: what asyncio does, so that no clock is trusted for longer than a day.
+WAIT_MAX_S = 24 * 3600
+# The heap is cleaned when more than this many timers are in it, and more than half of them were cancelled.
+TIMERS_KEPT_MAX = 100
+
+
+class TurningLoop(private.BaseLoop):
+    """What makes IocpEventLoop turn: clock, wake-ups, signals and the delivery of results."""
+
+    def __init__(self, *, concurrency: int = 0, kernel: Kernel | None = None) -> None:
+        super().__init__()
+        self.proactor = Proactor(concurrency=concurrency, kernel=kernel)
+        self.proactor.on_stray = self._on_stray
+        self._selector = self.proactor
+        self._signals = SignalWakeup(self.proactor)
+        self.turn = 0  # which one this is: a writer gathers what is written after the first time in it
+        self.corked: deque[Writer] = deque()  # those that have something to send at the end of the turn
+        self._due: deque[Any] = deque()  # timers whose time has come; emptied in the same turn, unless one raises
+        # BaseEventLoop would take that of time.monotonic(): 15.6 ms up to 3.12, by which timers may be early.
+        self._clock_resolution = time.get_clock_info("perf_counter").resolution
+
+    def time(self) -> float:
+        """Seconds on the performance counter, finer than the 15.6 ms tick that older Pythons' loops count in."""
+        return time.perf_counter()
+
+    def run_forever(self) -> None:
+        """Run until `stop` is called; signals wake the loop while it runs in the main thread."""
+        self._check_closed()
+        self._signals.install()
+        try:
+            super().run_forever()
+        finally:
+            self._signals.uninstall()
+
+    def _run_once(self) -> None:
+        self.turn += 1
+        if self.corked:
+            # Written before the loop ran, or in a turn that a KeyboardInterrupt ended.
+            self.uncork()
+        ready, timers = self._ready, self._scheduled
+        if self._timer_cancelled_count:
+            timers = self._drop_cancelled_timers()
+        queued = len(ready)
+        if queued or self._due or self._stopping:
+            timeout: float | None = 0
+        elif timers:
+            timeout = min(timers[0]._when - self.time(), WAIT_MAX_S)
+        else:
+            timeout = None
+        settled = self.proactor.select(timeout)
+        if timers:
+            self._collect_due_timers(timers)
+        if queued:
+            # Only what was there: a callback that adds another must not keep the packets waiting.
+            self._run_first(ready, queued)
+        if settled:
+            self._process_events(settled)
+        added = 0 if queued else len(ready)
+        if self._due:
+            self._run_first(self._due, len(self._due))
+        if added and not self._stopping:
+            self._run_first(ready, added)
+        if self.corked:
+            self.uncork()
+
+    def uncork(self) -> None:
+        """Send what writers have gathered during the turn."""
+        corked = self.corked
+        while corked:
+            corked.popleft().uncork()
+
+    def _run_first(self, handles: deque[Any], count: int) -> None:
+        handle = None
+        for _ in range(count):
+            handle = handles.popleft()
+            if not handle._cancelled:
+                if self._debug:
+                    self._run_timed(handle)
+                else:
+                    handle._run()
+        handle = None  # Breaks a cycle when the callback raised: its traceback holds this frame.
+
+    def _collect_due_timers(self, timers: list[Any]) -> None:
+        # The clock's resolution is what separates two readings of it: by so much a timer may be "reached".
+        now = self.time() + self._clock_resolution
+        while timers and timers[0]._when < now:
+            handle = heapq.heappop(timers)
+            handle._scheduled = False
+            self._due.append(handle)
+
+    def _drop_cancelled_timers(self) -> list[Any]:
+        timers = self._scheduled
+        if len(timers) > TIMERS_KEPT_MAX and 2 * self._timer_cancelled_count > len(timers):
+            kept = []
+            for handle in timers:
+                if handle._cancelled:
+                    handle._scheduled = False
+                else:
+                    kept.append(handle)
+            heapq.heapify(kept)
+            self._scheduled = timers = kept
+            self._timer_cancelled_count = 0
+        while timers and timers[0]._cancelled:
+            self._timer_cancelled_count -= 1
+            heapq.heappop(timers)._scheduled = False
+        return timers
+
+    def _run_timed(self, handle: asyncio.Handle) -> None:
+        """Debug mode: say which callback took long."""
+        self._current_handle = handle
+        started = self.time()
+        try:
+            handle._run()
+        finally:
+            self._current_handle = None
+        elapsed = self.time() - started
+        if elapsed >= self.slow_callback_duration:
+            private.logger.warning("Executing %s took %.3f seconds", private.format_handle(handle), elapsed)
+
+    def _write_to_self(self) -> None:
+        try:
+            self.proactor.wake()
+        except ValueError:
+            # The loop was closed meanwhile, by another thread: call_soon_threadsafe has said so already, or will.
+            pass
+
+    def _process_events(self, settled: deque[Settled]) -> None:
+        if self._debug:
+            self._process_events_slowly(settled)
+            return
+        take = settled.popleft
+        # Only what is there now: what user code adds by inline completions waits for the next turn.
+        for _ in range(len(settled)):
+            operation, status, byte_count = take()
+            try:
+                context = operation.context
+                if context is None:
+                    operation.deliver(operation, status, byte_count)
+                else:
+                    context.run(operation.deliver, operation, status, byte_count)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._report_delivery(operation, exc)
+
+    def _process_events_slowly(self, settled: deque[Settled]) -> None:
+        """Debug mode: one by one, each timed, because no Handle does it for a directly delivered callback."""
+        for _ in range(len(settled)):
+            one = settled.popleft()
+            operation = one[0]
+            deliver, context = operation.deliver, operation.context or contextvars.copy_context()
+            started = self.time()
+            try:
+                context.run(deliver, *one)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                self._report_delivery(operation, exc)
+            elapsed = self.time() - started
+            if elapsed >= self.slow_callback_duration:
+                private.logger.warning("Delivering %r to %r took %.3f seconds", operation, deliver, elapsed)
+
+    def _report_delivery(self, operation: OverlappedEx, exc: BaseException) -> None:
+        sink = getattr(operation.deliver, "__self__", None)
+        context: dict[str, Any] = {
+            "message": f"Exception in callback: delivering {operation.io_type.name} on {operation.endpoint.subject}",
+            "exception": exc,
+        }
+        transport = getattr(sink, "transport", sink)  # A stream's reader or writer names the transport it belongs to.
+        if isinstance(transport, asyncio.BaseTransport):
+            context["transport"] = transport
+            context["protocol"] = transport.get_protocol()  # type: ignore[attr-defined, unused-ignore]
+        self.call_exception_handler(context)
+
+    def _on_stray(self, error: LifetimeError) -> None:
+        self.call_exception_handler({"message": str(error), "exception": error})
