@@ -1,0 +1,145 @@
+"""The doctor: the system, the Python, what the kernel offers, what the loop uses of it, what is missed without it."""
+
+import os
+import platform
+import socket
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from . import __version__, _probes
+from ._arena import STOMP_VARIABLE, stomp_wanted
+from ._probes import Finding
+from ._win32.prototypes import bind
+
+
+class Feature(NamedTuple):
+    """One line of the report.
+
+    `used` says for what, or is empty where the loop does not use it today; `absence` says what it means that it is
+    missing. Without a `needed` one the loop cannot work.
+    """
+
+    name: str
+    probe: Callable[[], Finding]
+    used: str
+    absence: str
+    needed: bool = False
+
+
+FEATURES = (
+    Feature("completion port", _probes.probe_port, "everything", "the loop cannot work", needed=True),
+    Feature(
+        "extension functions",
+        _probes.probe_extensions,
+        "accept, connect, sendfile",
+        "no TCP server and no client",
+        needed=True,
+    ),
+    Feature(
+        "inline completions, IPv4",
+        lambda: _probes.probe_inline_receive(socket.AF_INET),
+        "TCP streams",
+        "one packet more for each operation that is done at once: slower, otherwise the same",
+    ),
+    Feature(
+        "inline completions, IPv6",
+        lambda: _probes.probe_inline_receive(socket.AF_INET6),
+        "TCP streams",
+        "as above; or this machine has no IPv6",
+    ),
+    Feature(
+        "unlayered sockets",
+        _probes.probe_base_handle,
+        "everything on sockets",
+        "a layered service provider (some VPN and filter software) handles every call first: slower, and odd at times",
+    ),
+    Feature(
+        "AFD poll",
+        _probes.probe_poll,
+        "add_reader, add_writer, sockets of another port",
+        "add_reader and add_writer fail, and so does a socket that belongs to another port, loop or process",
+    ),
+    Feature("waits by thread pool", _probes.probe_pool_wait, "handles, processes", "processes cannot be waited for"),
+    Feature(
+        "waits by packet",
+        _probes.probe_wait_packet,
+        "",
+        "handles are waited for by a thread of the system's pool, which costs more for each wait",
+    ),
+    Feature("waits of 1 ms", _probes.probe_wait_accuracy, "timers", "timers fire up to a tick of 15.6 ms late"),
+    Feature(
+        "high-resolution timer",
+        _probes.probe_high_resolution_timer,
+        "",
+        "no wait is shorter than a wait of the port",
+    ),
+    Feature(
+        "fast refusal",
+        _probes.probe_fast_refusal,
+        "",
+        "a connect that is refused takes as long as the system repeats it, about 2 s on Windows",
+    ),
+)
+
+
+def wine_version() -> str | None:
+    """Wine's version, or None on Windows."""
+    try:
+        version: bytes = bind("wine_get_version")()
+    except AttributeError:
+        return None
+    return version.decode("ascii", "replace")
+
+
+def system_name() -> str:
+    """Windows or Wine, with its version, in a few words."""
+    version = sys.getwindowsversion()
+    windows = f"Windows {version.major}.{version.minor}.{version.build}"
+    wine = wine_version()
+    return windows if wine is None else f"Wine {wine} (as {windows})"
+
+
+def python_name() -> str:
+    """The Python in a few words."""
+    gil = ", free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+    bits = 64 if sys.maxsize > 2**32 else 32
+    return f"{platform.python_implementation()} {platform.python_version()}, {bits} bits{gil}"
+
+
+def run_doctor() -> int:
+    """Print the report; returns 1 if something is missing that the loop cannot do without."""
+    _print_facts()
+    missing = [feature.name for feature in FEATURES if not _print_feature(feature) and feature.needed]
+    if missing:
+        print(f"\nthe loop cannot work here: {', '.join(missing)}")
+        return 1
+    print("\nthe loop can work here")
+    return 0
+
+
+def _print_facts() -> None:
+    has_policies = sys.version_info < (3, 16)
+    facts = (
+        ("iocp_loop", f"{__version__}, {Path(__file__).resolve().parent}"),
+        ("system", f"{system_name()}, {sysconfig.get_platform()}"),
+        ("Python", f"{python_name()}, {platform.python_compiler()}"),
+        ("processors", str(os.cpu_count())),
+        ("stomp mode", "on" if stomp_wanted() else f"off; {STOMP_VARIABLE}=1 puts every operation on guarded pages"),
+        ("event loop policy", "there is one" if has_policies else "asyncio has none any more: use loop_factory"),
+    )
+    for name, fact in facts:
+        print(f"{name:<18} {fact}")
+
+
+def _print_feature(feature: Feature) -> bool:
+    finding = feature.probe()
+    use = f"in use: {feature.used}" if feature.used else "not in use yet"
+    verdict = "yes" if finding.works else "NO"
+    print(f"\n{feature.name:<26} {verdict:<4} {use if finding.works or not feature.used else f'for: {feature.used}'}")
+    print(f"    {finding.detail}")
+    if not finding.works:
+        print(f"    without it: {feature.absence}")
+    return finding.works
