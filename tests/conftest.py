@@ -1,0 +1,42 @@
+"""What all rings of the tests share. Fixtures of one ring stand in that ring's own conftest.py.
+
+portable/  any operating system: layouts, tables, and the seeded fake kernel
+kernel/    the real Win32: Windows, or Wine
+contract/  our loop beside the standard library's
+ecosystem/ servers and clients of other people on our loop
+"""
+
+import sys
+import types
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+# So that every ring can `from fakes.kernel import FakeKernel`, and a checkout is tested without being installed.
+for folder in (ROOT, TESTS):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+if sys.platform != "win32":
+    # `import iocp_loop` raises ImportError here, on purpose: the package has nothing to offer off Windows. Its rooms
+    # are portable all the same, given a fake kernel. A bare package object lets `iocp_loop._proactor` be imported
+    # without running the `__init__` that refuses.
+    package = types.ModuleType("iocp_loop")
+    package.__path__ = [str(ROOT / "iocp_loop")]
+    sys.modules.setdefault("iocp_loop", package)
+    collect_ignore = ["contract", "ecosystem", "kernel"]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--seed",
+        metavar="N[:M]",
+        help="portable ring: run only the schedule with seed N, or those from N up to but not including M",
+    )
+
+
+def pytest_terminal_summary(terminalreporter):
+    # QUIRK(wine): a process whose memory the kernel wrote to after it was freed may die without a word and with
+    # status 0. A run without this line did not end well, whatever its exit status says.
+    terminalreporter.write_line("All tests were run to their end.")

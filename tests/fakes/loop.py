@@ -1,0 +1,55 @@
+"""The real event loop on the fake kernel, and transports on fake sockets."""
+
+import asyncio
+import contextlib
+import weakref
+from typing import Any
+
+from iocp_loop._loop import IocpEventLoop
+from iocp_loop._transports._stream import StreamTransport
+
+from .arena import PatternArena
+from .kernel import FakeKernel
+from .network import FakeSocket
+
+
+class FakeLoop(IocpEventLoop):
+    """IocpEventLoop in the fake kernel's time, without the signal socket, which is a real one.
+
+    `reports` holds what reached the exception handler.
+    """
+
+    def __init__(self, kernel: FakeKernel) -> None:
+        super().__init__(kernel=kernel)
+        self.arena = self.proactor.arena = PatternArena()
+        self.reports: list[dict[str, Any]] = []
+        self.transports: weakref.WeakSet[StreamTransport] = weakref.WeakSet()
+        self.set_exception_handler(lambda _loop, report: self.reports.append(report))
+        kernel.watch(self.proactor)
+
+    def time(self) -> float:
+        return self.proactor.kernel.now_ms / 1000  # type: ignore[attr-defined, no-any-return]
+
+    def run_forever(self) -> None:
+        asyncio.BaseEventLoop.run_forever(self)
+
+    def take_apart(self) -> None:
+        """After a failed schedule: end what is left of it, so that it is not reported a second time as garbage."""
+        kernel: Any = self.proactor.kernel
+        kernel.give_up()
+        with contextlib.suppress(Exception):
+            for transport in self.transports:
+                transport.abort()
+            for task in asyncio.all_tasks(self):
+                task.cancel()
+            for _ in range(3):
+                self.call_soon(self.stop)
+                self.run_forever()
+        self.close()
+
+    def transport(self, sock: FakeSocket, protocol: Any, *, skip_port: bool = True) -> StreamTransport:
+        """As `_make_socket_transport` does it for a real socket."""
+        endpoint = self.proactor.register(sock.fileno(), sock, skip_port=skip_port)
+        transport = StreamTransport(self, endpoint, sock, protocol)  # type: ignore[arg-type]
+        self.transports.add(transport)
+        return transport

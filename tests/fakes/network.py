@@ -1,0 +1,352 @@
+"""The sockets of the fake kernel, and the requests that programs leave with it.
+
+A `FakeSocket` offers what the package uses of Python's socket, with one difference: where the real one would answer
+by chance (how much of a send is taken, whether it would block), this one asks the kernel's seeded generator.
+
+A `Request` is an overlapped call that has not finished. It reads and writes the caller's real memory, piece by piece
+and as late as the schedule likes, as the real kernel does.
+"""
+
+import ctypes
+import errno
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from iocp_loop._win32 import sockaddr
+from iocp_loop._win32.constants import SocketOption, Status, WsaError
+
+if TYPE_CHECKING:
+    from .kernel import FakeKernel
+
+Result = tuple[int, int]  # NTSTATUS, byte count
+ADDRESS_MARGIN = 16  # AcceptEx wants each address area 16 bytes larger than the address (MSDN).
+
+
+def os_error(cls: type[OSError], number: int, winerror: int) -> OSError:
+    """An OSError as Python's socket raises it on Windows, on any system."""
+    error = cls(number, f"fake WinError {winerror}")
+    error.winerror = int(winerror)
+    error.errno = number
+    return error
+
+
+def would_block() -> OSError:
+    return os_error(BlockingIOError, errno.EWOULDBLOCK, WsaError.WOULDBLOCK)
+
+
+def connection_reset() -> OSError:
+    return os_error(ConnectionResetError, errno.ECONNRESET, WsaError.CONNRESET)
+
+
+class FakeSocket:
+    """One end of a TCP connection, or a listener, or a socket that is neither yet. Made by `FakeKernel`."""
+
+    family = socket.AF_INET
+    type = socket.SOCK_STREAM
+    proto = socket.IPPROTO_TCP
+
+    def __init__(self, kernel: "FakeKernel", handle: int) -> None:
+        self.kernel = kernel
+        self.handle = handle
+        self.name: tuple[str, int] | None = None  # the local address, once there is one
+        self.peer: FakeSocket | None = None
+        self.inbound = bytearray()  # arrived, not received
+        self.capacity = kernel.random.choice((1, 7, 64, 1000, 65536))  # of `inbound`
+        self.receives: deque[Request] = deque()
+        self.sends: deque[Request] = deque()
+        self.backlog: deque[FakeSocket] | None = None  # of a listener: clients that wait to be accepted
+        self.write_closed = False
+        self.was_reset = False
+        self.closed = False
+        self.context_updated = True  # False between AcceptEx/ConnectEx and the SO_UPDATE_..._CONTEXT after it
+        self.skips_port = False
+        self.association: tuple[int, int] | None = None  # port handle, completion key
+        self.timeout: float | None = None
+        self.options: dict[tuple[int, int], Any] = {}
+        self.sent = bytearray()  # every byte that ever entered the connection here, for the tests
+        self.received_count = 0  # and how many left it here
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<FakeSocket {self.handle:#x} {state} inbound={len(self.inbound)}>"
+
+    # -- what a program calls ----------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        return -1 if self.closed else self.handle
+
+    def setblocking(self, flag: bool) -> None:
+        self.timeout = None if flag else 0.0
+
+    def settimeout(self, timeout: float | None) -> None:
+        self.timeout = timeout
+
+    def gettimeout(self) -> float | None:
+        return self.timeout
+
+    def getblocking(self) -> bool:
+        return self.timeout is None
+
+    def setsockopt(self, level: int, option: int, value: Any) -> None:
+        self._check_open()
+        if option in (SocketOption.UPDATE_ACCEPT_CONTEXT, SocketOption.UPDATE_CONNECT_CONTEXT):
+            self.context_updated = True
+        self.options[level, option] = value
+
+    def getsockopt(self, level: int, option: int, size: int = 0) -> Any:
+        self._check_open()
+        return self.options.get((level, option), bytes(size) if size else 0)
+
+    def getsockname(self) -> tuple[str, int]:
+        self._check_open()
+        return self.name or ("0.0.0.0", 0)
+
+    def getpeername(self) -> tuple[str, int]:
+        self._check_open()
+        if self.peer is None or not self.context_updated:
+            raise os_error(OSError, errno.ENOTCONN, WsaError.NOTCONN)
+        return self.peer.name or ("0.0.0.0", 0)
+
+    def bind(self, address: tuple[str, int]) -> None:
+        if self.name is not None:
+            raise os_error(OSError, errno.EINVAL, WsaError.INVAL)
+        self.name = (address[0], address[1] or self.kernel.new_tcp_port())
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """As on a non-blocking socket: takes some of it, or raises BlockingIOError."""
+        kernel = self.kernel
+        kernel.count("send")
+        view = memoryview(data).cast("B")
+        self._check_open()
+        if self.timeout is None:
+            kernel.violation(f"{self!r} sends while it is blocking: the whole program would wait")
+        if self.sends:
+            kernel.violation(f"{self!r} sends past an overlapped send in flight: the bytes may change places")
+        if self.write_closed:
+            raise os_error(BrokenPipeError, errno.ESHUTDOWN, WsaError.SHUTDOWN)
+        if self.was_reset or self.peer is None:
+            raise connection_reset()
+        if self.peer.closed:
+            return self._send_to_closed_peer(len(view))
+        room = self.peer.capacity - len(self.peer.inbound)
+        if room <= 0 or kernel.chance("would_block"):
+            raise would_block()
+        count = min(room, len(view))
+        if count > 1 and kernel.chance("partial_send"):
+            count = kernel.random.randrange(1, count)
+        self.deliver(view[:count])
+        return count
+
+    def _send_to_closed_peer(self, count: int) -> int:
+        # The first send after the peer went often succeeds: its reset is still on the way.
+        if self.kernel.random.random() < 0.5:
+            self.was_reset = True
+            raise connection_reset()
+        return count
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """As on a non-blocking socket."""
+        self._check_open()
+        if self.receives:
+            raise would_block()  # It does not steal from an overlapped receive in flight.
+        if self.inbound:
+            return self.take(size)
+        if self.was_reset:
+            raise connection_reset()
+        if self.at_end:
+            return b""
+        raise would_block()
+
+    def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
+        view = memoryview(buffer).cast("B")
+        chunk = self.recv(min(size or len(view), len(view)))
+        view[: len(chunk)] = chunk
+        return len(chunk)
+
+    def shutdown(self, how: int) -> None:
+        self._check_open()
+        if self.peer is None or not self.context_updated:
+            raise os_error(OSError, errno.ENOTCONN, WsaError.NOTCONN)
+        if how in (socket.SHUT_WR, socket.SHUT_RDWR):
+            self.write_closed = True
+
+    def close(self) -> None:
+        """Close the handle: with a reset if `SO_LINGER` (1, 0) asks for it, or if something was not received."""
+        if self.closed:
+            return
+        self.kernel.handle_closes(self.handle)
+        self.closed = self.write_closed = True
+        linger = self.options.get((socket.SOL_SOCKET, socket.SO_LINGER))
+        rude = linger is not None and bytes(linger)[:1] != b"\0" and not any(bytes(linger)[len(linger) // 2 :])
+        if self.peer is not None and (rude or self.inbound):
+            self.peer.reset_arrives()
+        for client in self.backlog or ():
+            client.reset_arrives()
+
+    # -- what the network does ---------------------------------------------------------------------------------
+
+    def arrive_at(self, listener: "FakeSocket") -> None:
+        """Join a listener's backlog: connected from here on, to an end that nobody has yet."""
+        assert listener.backlog is not None
+        self.peer = FakeSocket(self.kernel, 0)
+        self.peer.name, self.peer.peer = listener.name, self
+        listener.backlog.append(self)
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the peer has finished writing; what it wrote before comes first."""
+        peer = self.peer
+        return peer is not None and peer.write_closed and not peer.sends
+
+    def deliver(self, chunk: Any) -> None:
+        """Bytes travel to the peer."""
+        peer = self.peer
+        assert peer is not None
+        self.sent += chunk
+        peer.inbound += chunk
+
+    def take(self, size: int) -> bytes:
+        """Bytes leave the connection here."""
+        chunk = bytes(self.inbound[:size])
+        del self.inbound[:size]
+        self.received_count += len(chunk)
+        return chunk
+
+    def reset_arrives(self) -> None:
+        """The peer reset the connection. What was not received yet is lost, as on Windows."""
+        self.was_reset = True
+        self.inbound.clear()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise os_error(OSError, errno.EBADF, WsaError.NOTSOCK)
+
+
+class Request:
+    """An overlapped call in the kernel's hands. A subclass says how it makes progress.
+
+    Attributes:
+        ranges: memory that belongs to the kernel meanwhile: (address, size), the OVERLAPPED first.
+        moved: bytes transferred so far.
+        cancelled: it was asked to end, and the answer is still to come.
+        stuck: a driver that never answers; not even a cancel.
+    """
+
+    can_finish_inline = True
+
+    def __init__(self, sock: FakeSocket, overlapped: int, ranges: list[tuple[int, int]]) -> None:
+        self.sock = sock
+        self.address = overlapped
+        self.ranges = ranges
+        self.moved = 0
+        self.cancelled = False
+        self.stuck = False
+        self.finished = False
+        self.witness: Any = None  # a weak reference to the operation object it belongs to
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.address:#x} on {self.sock!r}{' stuck' * self.stuck}>"
+
+    @property
+    def line(self) -> "deque[Request]":
+        """The requests that are served in order with this one."""
+        return self.sock.receives
+
+    def progress(self) -> Result | None:
+        """Do what can be done now; the result once it is over."""
+        raise NotImplementedError
+
+
+class Receive(Request):
+    """WSARecv: something, or the end, or a reset."""
+
+    def __init__(self, sock: FakeSocket, overlapped: int, ranges: list[tuple[int, int]]) -> None:
+        super().__init__(sock, overlapped, ranges)
+        self.pieces = ranges[1:]
+
+    def progress(self) -> Result | None:
+        sock = self.sock
+        if sock.inbound:
+            for address, size in self.pieces:
+                chunk = sock.take(size)
+                ctypes.memmove(address, chunk, len(chunk))
+                self.moved += len(chunk)
+            return Status.SUCCESS, self.moved
+        if sock.was_reset:
+            return Status.CONNECTION_RESET, 0
+        if sock.at_end:
+            return Status.SUCCESS, 0
+        return None
+
+
+class Send(Request):
+    """WSASend: over when the last byte has left; the data are read from the caller's memory bit by bit."""
+
+    def __init__(self, sock: FakeSocket, overlapped: int, ranges: list[tuple[int, int]]) -> None:
+        super().__init__(sock, overlapped, ranges)
+        self.pieces = deque(ranges[1:])
+
+    @property
+    def line(self) -> "deque[Request]":
+        return self.sock.sends
+
+    def progress(self) -> Result | None:
+        sock = self.sock
+        peer = sock.peer
+        if sock.was_reset or peer is None or peer.closed:
+            return Status.CONNECTION_RESET, self.moved
+        while self.pieces:
+            address, size = self.pieces.popleft()
+            room = min(size, peer.capacity - len(peer.inbound))
+            if room > 1 and sock.kernel.chance("partial_send"):
+                room = sock.kernel.random.randrange(1, room)
+            sock.deliver(ctypes.string_at(address, max(room, 0)))
+            self.moved += max(room, 0)
+            if room < size:
+                self.pieces.appendleft((address + max(room, 0), size - max(room, 0)))
+                return (Status.SUCCESS, self.moved) if self.moved and sock.kernel.chance("short_send") else None
+        return Status.SUCCESS, self.moved
+
+
+class Accept(Request):
+    """AcceptEx: both addresses are written behind the OVERLAPPED."""
+
+    def __init__(self, sock: FakeSocket, overlapped: int, ranges: list[tuple[int, int]], accepted: FakeSocket) -> None:
+        super().__init__(sock, overlapped, ranges)
+        self.accepted = accepted
+
+    def progress(self) -> Result | None:
+        backlog = self.sock.backlog
+        if not backlog:
+            return None
+        client, accepted = backlog.popleft(), self.accepted
+        if client.closed or client.was_reset:
+            # QUIRK(wine): so it ends where the client went before it was accepted; Windows may say success.
+            return Status.INVALID_CONNECTION, 0
+        assert client.peer is not None
+        accepted.name, accepted.peer, accepted.inbound = self.sock.name, client, client.peer.inbound
+        client.peer = accepted
+        accepted.context_updated = False
+        start, size = self.ranges[1]
+        for index, name in enumerate((self.sock.name, client.name)):
+            packed = sockaddr.encode(socket.AF_INET, name)
+            ctypes.memmove(start + index * (size // 2), packed, len(packed))
+        return Status.SUCCESS, 0
+
+
+class Connect(Request):
+    """ConnectEx: to a listener of this kernel, or refused."""
+
+    def __init__(self, sock: FakeSocket, overlapped: int, ranges: list[tuple[int, int]]) -> None:
+        super().__init__(sock, overlapped, ranges)
+        self.target = sockaddr.decode(ctypes.string_at(*ranges[1]))
+
+    def progress(self) -> Result | None:
+        sock = self.sock
+        listener = sock.kernel.listener_at(self.target)
+        if listener is None or listener.backlog is None:
+            return Status.CONNECTION_REFUSED, 0
+        sock.arrive_at(listener)
+        sock.context_updated = False
+        return Status.SUCCESS, 0

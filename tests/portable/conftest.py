@@ -1,0 +1,38 @@
+"""The portable ring: seeds, and the leak check of what the proactor keeps for the life of the process."""
+
+from collections.abc import Callable
+
+import pytest
+
+from iocp_loop import _operation
+
+
+@pytest.fixture
+def schedules(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`schedules(scenario, count)` calls `scenario(seed)` for each seed from 0, or for those that --seed names.
+
+    A failure says which seed it was, and how to run that one alone.
+    """
+    only = request.config.getoption("--seed")
+
+    def run(scenario: Callable[[int], object], count: int) -> None:
+        seeds = range(count)
+        if only is not None:
+            first, _, end = only.partition(":")
+            seeds = range(int(first), int(end) if end else int(first) + 1)
+        for seed in seeds:
+            try:
+                scenario(seed)
+            except BaseException as exc:
+                exc.add_note(f"seed {seed} failed; alone: python -m pytest '{request.node.nodeid}' --seed={seed}")
+                raise
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_orphans():
+    """Nothing stays in the kernel's hands after a test, but what the test itself took care of."""
+    before = list(_operation.ORPHANS)
+    yield
+    assert before == _operation.ORPHANS

@@ -1,0 +1,240 @@
+"""The parts of tools/dev.py that need neither Wine nor a network."""
+
+import multiprocessing
+import struct
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+from devtool import cache, commands, cpus, fetch, pins, report, stdlib, winpython  # noqa: E402
+
+
+@pytest.fixture
+def cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", str(tmp_path))
+    return cache.folder()
+
+
+# ---- the command line
+
+
+def test_options_may_follow_the_command():
+    request = commands.parse(["test", "-k", "accept", "--python", "3.11", "--stomp"])
+    assert request == commands.Request("test", "3.11", True, ["-k", "accept"])
+
+
+def test_options_may_precede_the_command():
+    assert commands.parse(["--python=3.13t", "demo", "--seconds", "1"]) == commands.Request(
+        "demo", "3.13t", False, ["--seconds", "1"]
+    )
+
+
+def test_python_hands_on_everything_after_its_first_argument():
+    request = commands.parse(["python", "--python", "3.11", "script.py", "--python", "9", "--stomp"])
+    assert request == commands.Request("python", "3.11", False, ["script.py", "--python", "9", "--stomp"])
+
+
+@pytest.mark.parametrize("arguments", [["tset"], ["--python", "3.13"], ["demo", "--python"]])
+def test_a_wrong_command_line_is_one_sentence(arguments, capsys):
+    assert commands.main(arguments, "") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_no_command_prints_the_usage(capsys):
+    assert commands.main([], "the usage") == 2
+    assert capsys.readouterr().out == "the usage\n"
+
+
+def test_named_files_decide_which_rings_run():
+    this_file = "tests/portable/test_dev_tool.py"
+    assert commands.concerns_portable_ring(["-x", "-k", "port"])
+    assert commands.concerns_portable_ring([f"{this_file}::test_x"])
+    assert not commands.concerns_portable_ring(["tools"])
+    assert not commands.names_tests(["-x", "--maxfail=1", "no-such-file"])
+
+
+# ---- the cache
+
+
+def test_a_thing_is_built_once(cache_folder):
+    builds = []
+    for _ in range(2):
+        made = cache.built_once("thing", lambda folder: builds.append((folder / "content").write_text("x")))
+    assert builds == [1]
+    assert (made / "content").read_text() == "x"
+
+
+def test_an_interrupted_build_leaves_nothing_and_is_done_again(cache_folder):
+    def interrupted(folder):
+        (folder / "half").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.built_once("thing", interrupted)
+    assert not (cache_folder / "thing").exists()
+    made = cache.built_once("thing", lambda folder: None)
+    assert not (made / "half").exists()
+
+
+def build_slowly(log):
+    """Runs in another process: notes when it builds, and holds the lock for a while."""
+
+    def build(folder):
+        with log.open("a") as file:
+            file.write("built\n")
+
+    cache.built_once("thing", build)
+
+
+def test_of_several_processes_one_builds(cache_folder, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=build_slowly, args=(tmp_path / "log",)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"
+
+
+def test_a_lock_is_held_until_its_file_is_closed(cache_folder):
+    first, second = cache.lock_file("slot"), cache.lock_file("slot")
+    assert cache.try_lock(first)
+    assert not cache.try_lock(second)
+    first.close()
+    assert cache.try_lock(second)
+    second.close()
+
+
+def test_the_key_separates_its_parts():
+    assert cache.key("ab", "c") != cache.key("a", "bc")
+    assert cache.key("ab", b"c") == cache.key(b"ab", "c")
+
+
+def test_an_unwritable_cache_folder_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(report.Trouble, match="cache folder"):
+        cache.folder()
+
+
+# ---- downloads
+
+
+def test_a_download_with_another_hash_is_refused(cache_folder, monkeypatch):
+    monkeypatch.setattr(fetch, "read", lambda url: b"something else")
+    with pytest.raises(report.Trouble, match="not the file it was"):
+        fetch.file("https://example.org/a.deb", "00" * 32)
+    assert not list(cache_folder.rglob("*.deb"))
+
+
+def test_every_pin_is_a_sha256():
+    hashes = [python.wheel_sha256 for python in pins.WINDOWS_PYTHONS.values()]
+    hashes += [sha256 for packages in pins.LIBRARY_PACKAGES.values() for _, sha256 in packages.files]
+    hashes.append(pins.PIP_SHA256)
+    assert all(len(bytes.fromhex(sha256)) == 32 for sha256 in hashes)
+    assert len(set(hashes)) == len(hashes)
+
+
+@pytest.mark.parametrize("name", ["requirements-test.txt", "requirements-bench.txt", "requirements-lint.txt"])
+def test_every_requirement_is_pinned_with_a_hash(name):
+    for requirement in (REPOSITORY / "tools" / name).read_text().replace("\\\n", " ").splitlines():
+        assert "==" in requirement
+        assert "--hash=sha256:" in requirement
+
+
+# ---- the standard library
+
+
+def test_the_nearest_patch_release_is_taken():
+    near, far = stdlib.Local("3.11.7", Path("near")), stdlib.Local("3.11.2", Path("far"))
+    assert stdlib.nearest("3.11.9", [far, near]) == near
+    assert stdlib.nearest("3.11.9", []) is None
+    assert stdlib.distance("3.13.11", "3.13.5") == 6
+
+
+def test_a_debian_index_names_file_and_hash():
+    index = (
+        "Package: wanted\nVersion: 1\nFilename: pool/w.deb\nSHA256: ab12\n\nPackage: other\nFilename: o\nSHA256: 00\n"
+    )
+    assert dict(stdlib.package_files(index, {"wanted"})) == {"wanted": ("pool/w.deb", "ab12")}
+
+
+# ---- the Windows Python
+
+
+@pytest.mark.parametrize(
+    ("member", "name", "place"),
+    [
+        ("deploy_libs/python313.dll", "3.13", "python313.dll"),
+        ("deploy_libs/VCRUNTIME140_1.dll", "3.13", "VCRUNTIME140_1.dll"),
+        ("deploy_libs/libffi-8.dll", "3.13", "DLLs/libffi-8.dll"),
+        ("deploy_libs/_ssl.pyd", "3.13", "DLLs/_ssl.pyd"),
+        ("deploy_libs/_ssl.pyd", "3.13t", None),
+        ("deploy_libs/_ssl.cp313t-win_amd64.pyd", "3.13t", "DLLs/_ssl.cp313t-win_amd64.pyd"),
+        ("deploy_libs/_ssl.cp313t-win_amd64.pyd", "3.13", None),
+        ("deploy_libs/_wmi.pyd", "3.13", None),
+        ("deploy_libs/api-ms-win-crt-heap-l1-1-0.dll", "3.13", None),
+        ("panda3d/core.cp313-win_amd64.pyd", "3.13", None),
+    ],
+)
+def test_members_of_the_wheel_go_where_python_org_has_them(member, name, place):
+    assert winpython.placed(PurePosixPath(member), pins.WINDOWS_PYTHONS[name]) == place
+
+
+def pe_file_exporting(names):
+    """The smallest 64-bit DLL image that has an export table: one section, loaded at 0x1000, lying at 0x200."""
+    header = bytearray(0x200)
+    struct.pack_into("<I", header, 0x3C, 0x40)
+    struct.pack_into("<4sHHIIIHH", header, 0x40, b"PE\0\0", 0x8664, 1, 0, 0, 0, 240, 0)
+    struct.pack_into("<I", header, 0x58 + 112, 0x1000)
+    texts = b"".join(name.encode() + b"\0" for name in names)
+    starts, start = [], 0x1000 + 40 + 4 * len(names)
+    for name in names:
+        starts.append(start)
+        start += len(name) + 1
+    directory = struct.pack("<IIHHIIIIIII", 0, 0, 0, 0, 0, 1, len(names), len(names), 0, 0x1000 + 40, 0)
+    section = directory + struct.pack(f"<{len(names)}I", *starts) + texts
+    struct.pack_into("<8sIIII", header, 0x58 + 240, b".rdata", len(section), 0x1000, len(section), 0x200)
+    return bytes(header) + section
+
+
+def test_the_export_table_is_read():
+    assert winpython.exported_names(pe_file_exporting(["PyA", "PyLonger", "Z"])) == ["PyA", "PyLonger", "Z"]
+
+
+# ---- processors
+
+
+STAT = """cpu  3 3 3 3 3 3 3 3 3 3
+cpu0 100 0 50 1000 7 1 2 0 100 0
+cpu1 10 5 0 2000 9 0 0 3 10 0
+intr 5
+"""
+
+
+def test_busy_ticks_leave_out_idle_and_guest_time():
+    assert cpus.busy_ticks(STAT) == {0: 153, 1: 18}
+
+
+def test_runs_at_the_same_time_take_different_processors_while_there_are_any(cache_folder, monkeypatch):
+    monkeypatch.setattr(cpus, "busy_times", lambda sample_s: {0: 50, 1: 3})
+    first, second, third = (cpus.take([0, 1], None) for _ in range(3))
+    assert [slot.cpu for slot in (first, second, third)] == [1, 0, 1]
+    assert third.lock is None
+    first.lock.close()
+    fourth = cpus.take([0, 1], None)
+    assert fourth.cpu == 1
+    fourth.lock.close()
+    second.lock.close()
+
+
+def test_the_user_may_choose_the_processor():
+    assert cpus.take([0, 1], "all") == cpus.Slot("all", None, None)
+    assert cpus.take([0, 1], "1") == cpus.Slot("cpu1", 1, None)
+    with pytest.raises(report.Trouble, match="IOCP_LOOP_CPU=2"):
+        cpus.take([0, 1], "2")

@@ -1,0 +1,86 @@
+"""Socket addresses to and from the bytes of ws2def.h."""
+
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iocp_loop._win32.sockaddr import SOCKADDR_MAX, decode, encode
+
+PORTS = st.integers(0, 0xFFFF)
+
+
+@given(st.ip_addresses(v=4), PORTS)
+def test_ipv4_addresses_come_back(host, port):
+    raw = encode(socket.AF_INET, (str(host), port))
+    assert len(raw) == 16  # sizeof(SOCKADDR_IN)
+    assert decode(raw) == (str(host), port)
+
+
+@given(st.ip_addresses(v=6), PORTS, st.integers(0, 0xFFFFF), st.integers(0, 0xFFFF_FFFF))
+def test_ipv6_addresses_come_back(host, port, flowinfo, scope):
+    text = socket.inet_ntop(socket.AF_INET6, host.packed)
+    raw = encode(socket.AF_INET6, (text, port, flowinfo, scope))
+    assert len(raw) == 28  # sizeof(SOCKADDR_IN6)
+    decoded = decode(raw)
+    assert decoded[1:] == (port, flowinfo, scope)
+    bare, _, zone = decoded[0].partition("%")
+    assert bare == text
+    # A link-local address is spelled with its zone, as getpeername() does; such a tuple is an address again.
+    assert zone == (str(scope) if scope and host.packed[:2] == b"\xfe\x80" else "")
+    assert encode(socket.AF_INET6, decoded) == raw
+
+
+@given(st.binary(max_size=SOCKADDR_MAX))
+@settings(max_examples=500)
+def test_whatever_the_kernel_leaves_there_decoding_never_fails_on_a_whole_storage(raw):
+    """A family that we do not know is no address."""
+    whole = raw.ljust(SOCKADDR_MAX, b"\0")
+    decoded = decode(whole)
+    family = int.from_bytes(whole[:2], "little")
+    assert (decoded is None) == (family not in (2, 23))
+
+
+def test_the_bytes_are_those_of_ws2def():
+    """Family little-endian and Windows' own number, port and flow in network order, scope as the machine has it."""
+    assert encode(socket.AF_INET, ("127.0.0.1", 0x1234)) == bytes.fromhex("0200 1234 7f000001 0000000000000000")
+    expected = bytes.fromhex("1700 1234 0000abcd fe800000000000000000000000000001 07000000")
+    assert encode(socket.AF_INET6, ("fe80::1", 0x1234, 0xABCD, 7)) == expected
+
+
+def test_a_scope_in_the_host_is_taken_where_the_tuple_has_none():
+    assert encode(socket.AF_INET6, ("fe80::1%7", 80)) == encode(socket.AF_INET6, ("fe80::1", 80, 0, 7))
+    assert encode(socket.AF_INET6, ("fe80::1%7", 80, 0, 9)) == encode(socket.AF_INET6, ("fe80::1", 80, 0, 9))
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x02", b"\0" * SOCKADDR_MAX])
+def test_no_address_is_none(raw):
+    """The sender of a datagram on a connected socket; the kernel wrote nothing."""
+    assert decode(raw) is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", ("127.0.0.1",), ["127.0.0.1", 80], None, 80])
+def test_what_is_no_pair_is_a_type_error(address):
+    with pytest.raises(TypeError, match="tuple"):
+        encode(socket.AF_INET, address)
+
+
+@pytest.mark.parametrize("port", [-1, 0x1_0000])
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_port_out_of_range_is_an_overflow(family, host, port):
+    with pytest.raises(OverflowError, match="0-65535"):
+        encode(family, (host, port))
+
+
+@pytest.mark.parametrize(
+    ("family", "host"), [(socket.AF_INET, "localhost"), (socket.AF_INET, "::1"), (socket.AF_INET6, "127.0.0.1")]
+)
+def test_a_name_or_the_other_familys_address_is_a_value_error(family, host):
+    with pytest.raises(ValueError, match="numeric"):
+        encode(family, (host, 80))
+
+
+def test_a_family_without_ip_addresses_is_a_value_error():
+    with pytest.raises(ValueError, match="family"):
+        encode(-1, ("127.0.0.1", 80))

@@ -1,0 +1,363 @@
+"""The house rules that a program can check, checked: it reads every module of the package.
+
+Each failure says which rule, where, and why there is such a rule.
+"""
+
+import ast
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "iocp_loop"
+FUNCTION_LINES_MAX = 70  # 50 is the aim; what fits on a screen can be read as a whole.
+MODULE_LINES_MAX = 500  # 400 is the aim.
+
+# DESIGN, section 2: a module imports from lower levels, and from its own. None: may see everything.
+LEVELS = {
+    "_win32": 0,
+    "_operation": 1,
+    "_arena": 1,
+    "_port": 1,
+    "_endpoint": 1,
+    "_proactor": 2,
+    "_sockets": 3,
+    "_pipes": 3,
+    "_files": 3,
+    "_blocking": 3,
+    "_threaded": 3,
+    "_waits": 3,
+    "_readiness": 3,
+    "_foreign": 3,
+    "_clock": 3,
+    "_transports": 4,
+    "_iocp_proactor": 4,
+    "_loop": 5,
+    "_turn": 5,
+    "_signals": 5,
+    "_policy": 6,
+    "_cli": 6,
+    "_demo": 6,
+    "_doctor": 6,
+    "_probes": 6,
+    "__init__": 7,
+    "__main__": 7,
+}
+# Named apart, because they stand beside the levels: asyncio's private names serve levels 4 and up and import nothing
+# of ours; instruments are imported by name only where somebody asks for them.
+BESIDE = {"_asyncio_private": 4, "_debug": 1}
+ASYNCIO_FROM_LEVEL = 4
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+class Module:
+    """One parsed file and its place among the levels."""
+
+    def __init__(self, path):
+        self.path = path
+        self.name = path.relative_to(PACKAGE).as_posix()
+        self.source = path.read_text(encoding="utf-8")
+        self.lines = self.source.splitlines()
+        self.tree = ast.parse(self.source)
+        self.room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        self.has_level = self.room in LEVELS or self.room in BESIDE
+        self.level = LEVELS.get(self.room, BESIDE.get(self.room, max(LEVELS.values())))
+
+    def nodes(self, *kinds):
+        return [node for node in ast.walk(self.tree) if isinstance(node, kinds)]
+
+    def at(self, node):
+        return f"iocp_loop/{self.name}:{node.lineno}"
+
+    def imports(self, *, also_for_types=False):
+        """(node, module imported): absolute names as they are, relative ones as `iocp_loop.<room>`."""
+        for_types = {
+            id(inner)
+            for node in self.nodes(ast.If)
+            if ast.unparse(node.test) == "TYPE_CHECKING"
+            for inner in ast.walk(node)
+        }
+        for node in self.nodes(ast.Import, ast.ImportFrom):
+            if id(node) in for_types and not also_for_types:
+                continue
+            if isinstance(node, ast.Import):
+                yield from ((node, alias.name) for alias in node.names)
+            elif not node.level:
+                yield node, node.module
+            else:
+                for name in self.relative(node):
+                    yield node, f"iocp_loop.{name}"
+
+    def relative(self, node):
+        depth = len(self.path.relative_to(PACKAGE).parts) - 1
+        inside = self.path.relative_to(PACKAGE).parts[: depth - (node.level - 1)] if node.level <= depth else ()
+        if inside:
+            return [inside[0]]
+        return [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+
+
+PARSED = [Module(path) for path in MODULES]
+
+
+@pytest.fixture(params=PARSED, ids=lambda module: module.name)
+def module(request):
+    return request.param
+
+
+def fail(where, rule, why):
+    pytest.fail(f"{where}: {rule}\n  why: {why}", pytrace=False)
+
+
+def test_every_module_has_a_level(module):
+    if not module.has_level:
+        fail(module.name, "is in no level of DESIGN section 2", "a room without a level may import anything")
+
+
+def test_imports_point_down(module):
+    why = "a lower level that knows a higher one can be neither read nor tested without it"
+    for node, name in module.imports():
+        package, _, room = name.partition(".")
+        if package != "iocp_loop" or room == "__version__":
+            continue
+        level = LEVELS.get(room, BESIDE.get(room))
+        if level is None:
+            fail(module.at(node), f"imports {name}, which has no level", why)
+        if level > module.level:
+            fail(module.at(node), f"level {module.level} imports {name} of level {level}", why)
+
+
+def test_levels_0_to_3_know_no_asyncio(module):
+    why = "the proactor and its verbs serve plain threads too (examples/worker_threads.py)"
+    if module.level < ASYNCIO_FROM_LEVEL:
+        for node, name in module.imports(also_for_types=True):
+            if name.split(".")[0] == "asyncio":
+                fail(module.at(node), f"level {module.level} imports {name}", why)
+
+
+def test_private_names_of_asyncio_are_on_one_page(module):
+    why = "what a new Python changes must be found in _asyncio_private.py, and nowhere else"
+    if module.room == "_asyncio_private":
+        return
+    for node, name in module.imports(also_for_types=True):
+        if name.startswith("asyncio."):
+            fail(module.at(node), f"imports {name}", why)
+        if name == "asyncio" and isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if alias.name.startswith("_") or alias.name in UNDOCUMENTED_SUBMODULES:
+                    fail(module.at(node), f"imports asyncio.{alias.name}", why)
+    for node in module.nodes(ast.Attribute):
+        chain = ast.unparse(node).split(".")
+        if chain[0] == "asyncio" and any(
+            part in UNDOCUMENTED_SUBMODULES or (part.startswith("_") and not part.endswith("__")) for part in chain[1:]
+        ):
+            fail(module.at(node), f"uses {'.'.join(chain)}", why)
+
+
+UNDOCUMENTED_SUBMODULES = {
+    "base_events",
+    "base_subprocess",
+    "constants",
+    "events",
+    "proactor_events",
+    "selector_events",
+    "sslproto",
+    "tasks",
+    "transports",
+    "trsock",
+    "windows_events",
+    "windows_utils",
+}
+
+
+def test_only_level_0_touches_a_dll(module):
+    why = "Kernel is the seam of the tests; a call past it can be neither counted nor faked"
+    forbidden = {"WinDLL", "windll", "OleDLL", "oledll", "CDLL", "cdll", "_CFuncPtr"}
+    if module.level == 0:
+        forbidden = {"windll", "oledll", "cdll"}  # Shared by the whole process: any library may change a prototype.
+    for node in module.nodes(ast.Attribute, ast.Name):
+        name = node.attr if isinstance(node, ast.Attribute) else node.id
+        if name in forbidden:
+            fail(module.at(node), f"uses {name}", why)
+
+
+def test_above_level_0_no_win32_number_is_spelled(module):
+    """A literal as large as a status, a control code or a Winsock error is one. Small flags cannot be told apart."""
+    why = "constants.py has a name for it, and the header it comes from"
+    if module.level == 0:
+        return
+    for node in module.nodes(ast.Constant):
+        value = node.value
+        if type(value) is not int or value in WIDTHS:
+            continue
+        spelled = ast.get_source_segment(module.source, node) or ""
+        if 10_004 <= value <= 11_031 or (spelled[:2] in ("0x", "0X") and value > 0xFFFF) or value >= 2**31:
+            fail(module.at(node), f"spells {spelled}", why)
+
+
+# Masks that say "so many bits", and nothing about Windows.
+WIDTHS = {0xFF, 0xFFFF, 0xFFFF_FFFF, 0xFFFF_0000}
+
+
+def test_win32_struct_members_end_at_the_port(module):
+    """dwNumberOfBytesTransferred and the like: plain English from level 2 up."""
+    why = "Win32 spelling below, plain English above"
+    if module.level < 2:
+        return
+    hungarian = re.compile(r"(?:dw|lp|cb|ul|sz|h)[A-Z]\w*[a-z]\w*$")
+    for node in module.nodes(ast.Attribute, ast.Name, ast.arg):
+        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else node.arg
+        if hungarian.match(name):
+            fail(module.at(node), f"uses {name}", why)
+
+
+def test_no_exception_is_swallowed(module):
+    why = "nothing is caught and forgotten; SystemExit and KeyboardInterrupt are nobody's to keep"
+    for node in module.nodes(ast.ExceptHandler):
+        caught = "" if node.type is None else ast.unparse(node.type)
+        if node.type is None:
+            fail(module.at(node), "except without a class", why)
+        nothing_done = all(isinstance(step, ast.Pass | ast.Continue) for step in node.body)
+        if nothing_done and re.search(r"\b(Base)?Exception\b", caught):
+            fail(module.at(node), f"except {caught} that does nothing", why)
+        if nothing_done and "#" not in "\n".join(module.lines[node.lineno - 1 : node.end_lineno]):
+            fail(module.at(node), f"except {caught} that does nothing and does not say why", why)
+
+
+def test_except_base_exception_lets_exits_through(module):
+    """`except BaseException` stands behind `except (SystemExit, KeyboardInterrupt): raise`, or raises itself."""
+    why = "Ctrl+C in a callback must end the program"
+    for node in module.nodes(ast.Try):
+        let_through = False
+        for handler in node.handlers:
+            caught = "" if handler.type is None else ast.unparse(handler.type)
+            if caught == "(SystemExit, KeyboardInterrupt)" and raises(handler):
+                let_through = True
+            elif caught == "BaseException" and not let_through and not raises(handler):
+                fail(module.at(handler), "except BaseException keeps SystemExit", why)
+
+
+def raises(node):
+    return any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+
+
+def test_functions_fit_on_a_screen(module):
+    for node in module.nodes(ast.FunctionDef, ast.AsyncFunctionDef):
+        length = node.end_lineno - node.lineno + 1
+        if length > FUNCTION_LINES_MAX:
+            fail(module.at(node), f"{node.name} has {length} lines", f"{FUNCTION_LINES_MAX} is the most one can see")
+
+
+def test_modules_can_be_held_in_mind(module):
+    if len(module.lines) > MODULE_LINES_MAX:
+        fail(module.name, f"{len(module.lines)} lines", f"split it: {MODULE_LINES_MAX} is the most, 400 the aim")
+
+
+def comments(module):
+    for token in tokenize.generate_tokens(io.StringIO(module.source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token
+
+
+def test_nothing_is_left_to_do_without_an_issue(module):
+    why = "a wish in a comment is forgotten; an issue is found"
+    for token in comments(module):
+        if re.search(r"\b(TODO|FIXME|XXX|HACK)\b", token.string) and not re.search(r"https?://\S+|#\d+", token.string):
+            fail(f"{module.name}:{token.start[0]}", token.string, why)
+
+
+def test_every_handover_says_who_owns_the_memory(module):
+    """Writing to or removing from the pending table, and taking operations back, have `# SAFETY:` just above."""
+    why = "each of these lines moves ownership between us and the kernel; a reader must see which way"
+    for node in module.nodes(ast.Assign, ast.Delete, ast.Call):
+        if is_handover(ast.unparse(node)):
+            above = "\n".join(module.lines[max(0, node.lineno - 6) : node.end_lineno + 2])
+            inside_take_back = any(
+                function.name == "_take_back" and function.lineno <= node.lineno <= function.end_lineno
+                for function in module.nodes(ast.FunctionDef)
+            )  # Its callers say it, each for its own reason.
+            if "SAFETY:" not in above and not inside_take_back:
+                fail(module.at(node), f"no SAFETY comment near `{ast.unparse(node)}`", why)
+
+
+def is_handover(code):
+    return bool(
+        re.match(r"(self\.)?pending\[.*\] = ", code)
+        or re.match(r"del (self\.)?pending\[", code)
+        or re.match(r"self\._take_back\(", code)
+        or re.match(r"self\.pending\.(pop|clear)\(", code)
+        or re.match(r"ORPHANS\.(append|extend)\(", code)
+    )
+
+
+def test_the_pending_table_is_written_in_one_module():
+    """The choke point: submit, take back, settle, close. Others may read it."""
+    writers = set()
+    for parsed in PARSED:
+        for node in parsed.nodes(ast.Assign, ast.Delete, ast.Call):
+            if re.match(r"(del )?[\w.]*\bpending(\[.*\]( = |$)|\.(pop|clear|update|setdefault)\()", ast.unparse(node)):
+                writers.add(parsed.name)
+    assert writers == {"_proactor.py"}
+
+
+def test_overlapped_calls_start_in_one_place():
+    """`operation.start(...)` is called by Proactor.submit; verbs prepare, they do not call."""
+    callers = {
+        (parsed.name, parsed.lines[node.lineno - 1].strip())
+        for parsed in PARSED
+        for node in parsed.nodes(ast.Call)
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "start" and "operation" in ast.unparse(node.func)
+    }
+    assert {name for name, _ in callers} == {"_proactor.py"}
+    assert len(callers) == 1
+    cancels = {
+        parsed.name
+        for parsed in PARSED
+        for node in parsed.nodes(ast.Call)
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "CancelIoEx"
+    }
+    assert cancels == {"_proactor.py"}
+
+
+def test_instruments_are_imported_only_when_asked_for(module):
+    """No import of _debug at the top of a module outside _debug itself."""
+    why = "instruments cost something; whoever does not ask for them must not load them"
+    if module.room == "_debug":
+        return
+    for node in module.tree.body:
+        if isinstance(node, ast.ImportFrom) and "_debug" in (node.module or ""):
+            fail(module.at(node), "imports _debug when it is loaded", why)
+
+
+def test_every_module_begins_with_what_it_is(module):
+    if not ast.get_docstring(module.tree):
+        fail(module.name, "has no docstring", "the first thing a reader needs is what this room is for")
+
+
+# The nets below must not have holes: each rule once, against code that breaks it.
+BROKEN = {
+    test_imports_point_down: ("_port.py", "from ._proactor import Proactor"),
+    test_levels_0_to_3_know_no_asyncio: ("_sockets.py", "import asyncio"),
+    test_private_names_of_asyncio_are_on_one_page: ("_loop.py", "from asyncio import sslproto"),
+    test_only_level_0_touches_a_dll: ("_port.py", "import ctypes\nctypes.WinDLL('kernel32')"),
+    test_above_level_0_no_win32_number_is_spelled: ("_proactor.py", "if code == 10054: raise code"),
+    test_win32_struct_members_end_at_the_port: ("_proactor.py", "entry.dwNumberOfBytesTransferred"),
+    test_no_exception_is_swallowed: ("_port.py", "try:\n    f()\nexcept OSError:\n    pass"),
+    test_except_base_exception_lets_exits_through: ("_loop.py", "try:\n    f()\nexcept BaseException:\n    g()"),
+    test_functions_fit_on_a_screen: ("_port.py", "def f():\n" + "    x()\n" * FUNCTION_LINES_MAX),
+    test_modules_can_be_held_in_mind: ("_port.py", "x()\n" * (MODULE_LINES_MAX + 1)),
+    test_nothing_is_left_to_do_without_an_issue: ("_port.py", "x()  # TO" + "DO: later"),
+    test_every_handover_says_who_owns_the_memory: ("_proactor.py", "self.pending[address] = operation"),
+    test_instruments_are_imported_only_when_asked_for: ("_arena.py", "from ._debug.stomp import StompArena"),
+    test_every_module_begins_with_what_it_is: ("_port.py", "x = 1"),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN, ids=lambda rule: rule.__name__)
+def test_a_rule_notices_what_breaks_it(rule):
+    name, source = BROKEN[rule]
+    broken = Module(PACKAGE / name)
+    broken.source, broken.lines, broken.tree = source, source.splitlines(), ast.parse(source)
+    with pytest.raises(pytest.fail.Exception):
+        rule(broken)
