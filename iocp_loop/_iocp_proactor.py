@@ -73,6 +73,7 @@ class OperationFuture(asyncio.Future[Any]):
             else:
                 self.set_result(result)
         finally:
+            operation.deliver = _undelivered  # Breaks the cycle with this future.
             self._core.release(operation)
             self._convert = None  # type: ignore[assignment]
 
@@ -435,7 +436,7 @@ def _take_leftover(endpoint: Endpoint, nbytes: int) -> bytes:
 
 
 def _undelivered(operation: OverlappedEx, _status: int, _byte_count: int) -> None:
-    raise AssertionError(f"{operation!r} was settled before it had a future")
+    raise AssertionError(f"{operation!r} was settled while it had no future")
 
 
 __all__ = ["IocpProactor", "OperationFuture"]

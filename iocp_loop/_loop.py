@@ -335,6 +335,8 @@ class IocpEventLoop(TurningLoop):
             if _has_result(future):
                 self._futures.give_back(sock, future.result())
             raise
+        finally:
+            del future  # An error's traceback holds this frame, and the future holds the error.
 
     async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
         """Receive into a writable buffer; the byte count."""
@@ -346,6 +348,8 @@ class IocpEventLoop(TurningLoop):
             if _has_result(future):
                 self._futures.give_back(sock, bytes(memoryview(buf).cast("B")[: future.result()]))
             raise
+        finally:
+            del future  # An error's traceback holds this frame, and the future holds the error.
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         """Receive one datagram and its sender's address."""
@@ -357,6 +361,8 @@ class IocpEventLoop(TurningLoop):
             if _has_result(future):
                 self._futures.give_back_datagram(sock, *future.result())
             raise
+        finally:
+            del future  # An error's traceback holds this frame, and the future holds the error.
 
     async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
         """Receive one datagram into a writable buffer, at most `nbytes` of it; the byte count and the sender."""
@@ -369,6 +375,8 @@ class IocpEventLoop(TurningLoop):
                 count, sender = future.result()
                 self._futures.give_back_datagram(sock, bytes(memoryview(buf).cast("B")[:count]), sender)
             raise
+        finally:
+            del future  # An error's traceback holds this frame, and the future holds the error.
 
     async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
         """Send all of a buffer."""
@@ -400,6 +408,8 @@ class IocpEventLoop(TurningLoop):
             if _has_result(future):
                 future.result()[0].close()
             raise
+        finally:
+            del future  # An error's traceback holds this frame, and the future holds the error.
 
 
 def _has_result(future: "asyncio.Future[Any]") -> bool:

@@ -107,7 +107,7 @@ class TurningLoop(private.BaseLoop):
                     self._run_timed(handle)
                 else:
                     handle._run()
-        handle = None  # Breaks a cycle when the callback raised: its traceback holds this frame.
+        handle = None  # Of a callback that raised, the traceback holds this frame: nothing may live on with it.
 
     def _collect_due_timers(self, timers: list[Any]) -> None:
         # The clock's resolution is what separates two readings of it: by so much a timer may be "reached".
@@ -145,6 +145,7 @@ class TurningLoop(private.BaseLoop):
         elapsed = self.time() - started
         if elapsed >= self.slow_callback_duration:
             private.logger.warning("Executing %s took %.3f seconds", private.format_handle(handle), elapsed)
+        handle = None  # type: ignore[assignment]  # As in `_run_first`.
 
     def _write_to_self(self) -> None:
         try:
@@ -157,6 +158,8 @@ class TurningLoop(private.BaseLoop):
         if self._debug:
             self._process_events_slowly(settled)
             return
+        operation: Any
+        context: Any
         take = settled.popleft
         # Only what is there now: what user code adds by inline completions waits for the next turn.
         for _ in range(len(settled)):
@@ -171,9 +174,14 @@ class TurningLoop(private.BaseLoop):
                 raise
             except BaseException as exc:
                 self._report_delivery(operation, exc)
+        operation = context = None  # As in `_run_first`.
 
     def _process_events_slowly(self, settled: deque[Settled]) -> None:
         """Debug mode: one by one, each timed, because no Handle does it for a directly delivered callback."""
+        one: Any
+        operation: Any
+        deliver: Any
+        context: Any
         for _ in range(len(settled)):
             one = settled.popleft()
             operation = one[0]
@@ -188,6 +196,7 @@ class TurningLoop(private.BaseLoop):
             elapsed = self.time() - started
             if elapsed >= self.slow_callback_duration:
                 private.logger.warning("Delivering %r to %r took %.3f seconds", operation, deliver, elapsed)
+        one = operation = deliver = context = None  # As in `_run_first`.
 
     def _report_delivery(self, operation: OverlappedEx, exc: BaseException) -> None:
         sink = getattr(operation.deliver, "__self__", None)

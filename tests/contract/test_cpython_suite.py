@@ -8,7 +8,6 @@ The comparison is printed as a table after the run. By hand, with the standard l
 
 import importlib.util
 import os
-import sys
 
 import pytest
 from suite_report import describe
@@ -17,11 +16,6 @@ from suite_tables import MODULES, PACKAGE
 
 if importlib.util.find_spec("test.test_asyncio") is None:
     pytest.skip("this Python came without CPython's test suite (Lib/test)", allow_module_level=True)
-
-if sys.version_info >= (3, 14):
-    # The tables name what of each module cannot meet another loop than the standard library's; for the modules of
-    # 3.14 that has not been worked out. By hand they run: see above.
-    pytest.skip("suite_tables.py is made for the asyncio tests of 3.11 to 3.13", allow_module_level=True)
 
 # In a run that is in stomp mode as a whole, the plain runs would be the same thing again.
 _MODES = ("stomp",) if os.environ.get("IOCP_LOOP_STOMP") else ("plain", "stomp")

@@ -60,4 +60,4 @@ def test_a_round_trip_enters_the_kernel_no_more_often_than_its_budget(work):
     """Counted from outside, in Wine's trace of ntdll: nothing that Python or a DLL does escapes it."""
     with nttrace.relay_filter():
         found = counts.trace_counts("iocp_loop", work)
-    assert found["nt_calls"] <= BUDGETS["nt_calls"][work] + ROUNDING, found["by_name"]
+    assert found["nt_calls"] <= BUDGETS["nt_calls"][work] * SLACK.get(work, 1) + ROUNDING, found["by_name"]
