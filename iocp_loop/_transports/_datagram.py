@@ -11,9 +11,7 @@ close() sends what waits, and connection_lost always comes.
 """
 
 import asyncio
-import contextvars
 import socket
-import warnings
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from .._endpoint import Endpoint
 from .._operation import OverlappedEx
 from .._win32 import sockaddr
 from .._win32.constants import WsaError
+from ._base import EndpointTransport
 from ._flow import FlowControl
 from ._reader import ignore
 
@@ -50,27 +49,21 @@ _ERRORS_IN_A_ROW_MAX = 32
 _RETRY_DELAY_S = 0.05
 
 
-class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on asyncio's own loops, where it is both
+# An asyncio.Transport too, as on asyncio's own loops.
+class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
     """One UDP socket; made by the loop, never by users. Not thread-safe, as all of asyncio."""
 
     __slots__ = (
-        "__weakref__",
         "_address",
         "_burst",
         "_closing",
-        "_context",
-        "_endpoint",
         "_errors_in_a_row",
-        "_exception",
         "_flow",
-        "_loop",
         "_proactor",
-        "_protocol",
         "_queue",
         "_queued_size",
         "_receive",
         "_sending",
-        "_sock",
         "_verbs",
     )
 
@@ -87,17 +80,12 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
         waiter: "asyncio.Future[None] | None" = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(extra)
-        self._loop = loop
+        super().__init__(loop, endpoint, sock, extra)
         self._proactor = loop.proactor
-        self._endpoint = endpoint
         self._verbs = _sockets.verbs_of(endpoint)
-        self._sock = sock
         self._protocol = protocol
         self._address = address
-        self._context = contextvars.copy_context()
         self._closing = False
-        self._exception: BaseException | None = None
         self._receive: OverlappedEx | None = None
         self._burst = False
         self._errors_in_a_row = 0
@@ -106,34 +94,11 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
         self._sending: OverlappedEx | None = None
         self._flow = FlowControl(self)
         self._extra["socket"] = private.TransportSocket(sock)  # type: ignore[attr-defined]
-        loop.call_soon(self._start, waiter, context=self._context)
-
-    def _start(self, waiter: "asyncio.Future[None] | None") -> None:
-        try:
-            self._protocol.connection_made(self)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._report("Exception in callback protocol.connection_made()", exc)
-        self._loop.call_soon(self._begin_receiving, context=self._context)
-        if waiter is not None:
-            private.set_result_unless_cancelled(waiter, None)
+        loop.call_soon(self._start, waiter, context=self.context)
 
     def __repr__(self) -> str:
-        state = "closed" if self._sock is None else "closing" if self._closing else f"fd={self._sock.fileno()}"
+        state = "closed" if self._handle is None else "closing" if self._closing else f"fd={self._handle.fileno()}"
         return f"<{type(self).__name__} {state} bufsize={self._queued_size}>"
-
-    def __del__(self) -> None:
-        sock = getattr(self, "_sock", None)
-        if sock is not None:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            sock.close()
-
-    def set_protocol(self, protocol: Any) -> None:
-        self._protocol = protocol
-
-    def get_protocol(self) -> Any:
-        return self._protocol
 
     def is_closing(self) -> bool:
         return self._closing
@@ -141,6 +106,9 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
     # -- receiving ---------------------------------------------------------------------------------------------
 
     def _begin_receiving(self) -> None:
+        self.loop.call_soon(self._receive_first, context=self.context)
+
+    def _receive_first(self) -> None:
         # First what a cancelled sock_recvfrom() on the same socket has left.
         kept, self._endpoint.datagrams = self._endpoint.datagrams, None
         self._arm()
@@ -155,7 +123,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
         if operation is None:
             buffer = self._proactor.arena.buffer(self.datagram_size)
             operation = self._verbs.receive_from_operation(self._proactor, self._endpoint, self._on_received, buffer)
-            operation.context = self._context
+            operation.context = self.context
             self._receive = operation
         self._burst = self._proactor.submit(operation)
 
@@ -182,7 +150,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
             if self._closing:
                 return
             try:
-                data, sender = self._sock.recvfrom(self.datagram_size)
+                data, sender = self._handle.recvfrom(self.datagram_size)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
@@ -195,7 +163,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
         code = getattr(error, "winerror", None)
         self._errors_in_a_row += 1
         if code == WsaError.NOTSOCK:
-            self._fatal_error(error, "Fatal read error on datagram transport")
+            self.fatal_error(error, "Fatal read error on datagram transport")
             return
         try:
             self._tell_error(error)
@@ -203,7 +171,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
             if code in _RECOVERABLE and self._errors_in_a_row <= _ERRORS_IN_A_ROW_MAX:
                 self._arm()
             else:
-                self._loop.call_later(_RETRY_DELAY_S, self._arm)
+                self.loop.call_later(_RETRY_DELAY_S, self._arm)
 
     def _tell_error(self, error: OSError) -> None:
         """Tell the protocol. What it raises is reported here: neither reception nor the queue may stop for it."""
@@ -235,10 +203,10 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
         """True if the datagram was taken, or refused with an error that was reported; False if it has to wait."""
         try:
             if self._address is None and addr is not None:
-                self._sock.sendto(data, addr)
+                self._handle.sendto(data, addr)
             else:
                 # To the connected peer; also of a given socket that its owner had connected.
-                self._sock.send(data)
+                self._handle.send(data)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:
@@ -246,7 +214,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            self._fatal_error(exc, "Fatal write error on datagram transport")
+            self.fatal_error(exc, "Fatal write error on datagram transport")
         return True
 
     def _send_next(self) -> None:
@@ -255,14 +223,14 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
             return
         data, addr = self._queue[0]
         try:
-            packed = b"" if self._address is not None or addr is None else sockaddr.encode(self._sock.family, addr)
+            packed = b"" if self._address is not None or addr is None else sockaddr.encode(self._handle.family, addr)
         except (TypeError, ValueError, OverflowError) as exc:
             # A host name, say: the socket's own call would have looked it up, blocking.
-            self._fatal_error(exc, "Fatal write error on datagram transport")
+            self.fatal_error(exc, "Fatal write error on datagram transport")
             return
         operation = self._verbs.send_to_operation(self._proactor, self._endpoint, data, packed)
         operation.deliver = self._on_sent
-        operation.context = self._context
+        operation.context = self.context
         self._sending = operation
         self._proactor.submit(operation)
 
@@ -291,7 +259,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
         self._flow.shrunk(self._queued_size)
         self._send_next()
         if self._closing and not self._queue:
-            self._close_endpoint(None)
+            self.close_endpoint(None)
 
     # -- flow control ------------------------------------------------------------------------------------------
 
@@ -305,15 +273,6 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
     def get_write_buffer_size(self) -> int:
         return self._queued_size
 
-    def tell_protocol(self, what: str) -> None:
-        """Call `pause_writing` or `resume_writing`."""
-        try:
-            getattr(self._protocol, what)()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self._report(f"protocol.{what}() failed", exc)
-
     # -- closing -----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -325,50 +284,16 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as on 
             if self._receive is not None:
                 self._proactor.cancel(self._receive)
         else:
-            self._close_endpoint(None)
+            self.close_endpoint(None)
 
-    def abort(self) -> None:
-        self._force_close(None)
-
-    def _fatal_error(self, exc: BaseException, message: str) -> None:
-        if isinstance(exc, OSError):
-            if self._loop.get_debug():
-                private.logger.debug("%r: %s", self, message, exc_info=exc)
-        else:
-            self._report(message, exc)
-        self._force_close(exc)
-
-    def _force_close(self, exc: BaseException | None) -> None:
-        if self._endpoint.closing:
-            return
+    def _abandon(self, _exc: BaseException | None) -> None:
         self._closing = True
         self._queue.clear()
         self._queued_size = 0
-        self._close_endpoint(exc)
 
-    def _close_endpoint(self, exc: BaseException | None) -> None:
-        if not self._endpoint.closing:
-            self._exception = exc
-            self._proactor.close_endpoint(self._endpoint, self._on_closed)
-
-    def _on_closed(self) -> None:
-        self._loop.call_soon(self._call_connection_lost, context=self._context)
-
-    def _call_connection_lost(self) -> None:
-        exc, self._exception = self._exception, None
-        protocol = self._protocol
-        try:
-            protocol.connection_lost(exc)
-        finally:
-            self._sock = None  # type: ignore[assignment]
-            self._protocol = None
-            operation, self._receive = self._receive, None
-            if operation is not None:
-                operation.deliver = ignore
-                self._proactor.arena.release_buffer(operation.buffer)
-                self._proactor.release(operation)
-
-    def _report(self, message: str, exc: BaseException) -> None:
-        self._loop.call_exception_handler(
-            {"message": message, "exception": exc, "transport": self, "protocol": self._protocol}
-        )
+    def _release(self) -> None:
+        operation, self._receive = self._receive, None
+        if operation is not None:
+            operation.deliver = ignore
+            self._proactor.arena.release_buffer(operation.buffer)
+            self._proactor.release(operation)

@@ -181,9 +181,13 @@ def _is_worse(mine: Outcome, theirs: Outcome | None) -> bool:
 
 
 def compare(request: Request, *, whole: bool = False) -> Comparison:
-    """Run a module on one of our loops, and on the standard library's whatever ours did not pass (`whole`: all)."""
+    """Run a module on one of our loops, and on the standard library's whatever ours did not pass (`whole`: all).
+
+    All of it, too, where a child of ours died: memory may have been corrupted by any test before that one.
+    """
     ours = run(request)
     doubtful = frozenset(name for name, outcome in ours.items() if outcome.word not in GOOD)
+    whole = whole or any(outcome.word == "died" for outcome in ours.values())
     stdlib: Outcomes = {}
     if whole or doubtful:
         stdlib = run(replace(request, loop="stdlib", stomp=False, only=request.only if whole else doubtful))

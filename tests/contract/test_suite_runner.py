@@ -42,6 +42,27 @@ def test_what_fails_on_ours_only_is_worse_and_what_fails_on_both_is_not(dying):
     assert comparison.both_bad == ["Tests.test_2_dies"]
 
 
+DYING_OF_TWO = """
+import os, unittest
+
+class Tests(unittest.TestCase):
+    def test_1_corrupts(self):
+        os.environ["CORRUPTED"] = "1"
+
+    def test_2_dies_of_it(self):
+        if "CORRUPTED" in os.environ:
+            os._exit(0)
+"""
+
+
+def test_a_death_that_an_earlier_test_prepared_is_found_on_both_loops(tmp_path, monkeypatch):
+    (tmp_path / "dying_of_two.py").write_text(DYING_OF_TWO)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    comparison = compare(Request("dying_of_two", "ours", package=""))
+    assert not comparison.worse
+    assert comparison.both_bad == ["Tests.test_2_dies_of_it"]
+
+
 @pytest.mark.parametrize(
     ("mine", "theirs", "is_worse"),
     [

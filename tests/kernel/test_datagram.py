@@ -754,6 +754,15 @@ async def test_a_bare_send_that_must_wait_goes_by_an_overlapped_send(pair):
         assert await here().sock_recvfrom(other, 100) == (b"waited", sock.getsockname())
 
 
+async def test_a_blocking_socket_cannot_hold_the_loop_up_by_a_bare_send(pair):
+    """Its own call would wait for room; the overlapped one returns at once."""
+    one, other = pair
+    one.setblocking(True)
+    assert await here()._proactor.sendto(one, b"overlapped", 0, other.getsockname()) == 10
+    assert here().counts["WSASendTo"] == 1
+    assert await here().sock_recvfrom(other, 100) == (b"overlapped", one.getsockname())
+
+
 async def test_bare_datagram_sockets_connect_and_hear_their_peer(pair):
     one, other = pair
     await here().sock_connect(one, other.getsockname())

@@ -430,6 +430,33 @@ async def test_a_reset_in_the_middle_ends_the_connection_with_its_error():
         assert isinstance(await protocol.gone(), ConnectionResetError)
 
 
+async def test_writing_to_a_peer_that_reset_while_nobody_reads_ends_the_connection_with_its_error():
+    """gh-118950: only the failing write can notice it, from inside asyncio's SSLProtocol."""
+    with socket.create_server((LOCALHOST, 0)) as listener:
+        address = listener.getsockname()
+
+        def serve():
+            conn, _ = listener.accept()
+            tls = server_context().wrap_socket(conn, server_side=True)
+            assert tls.recv(4) == b"ping"
+            reset(tls)
+
+        serving_ = asyncio.ensure_future(in_thread(serve))
+        reader, writer = await asyncio.open_connection(*address, ssl=client_context(), server_hostname="localhost")
+        writer.transport.pause_reading()
+        writer.write(b"ping")
+        await serving_
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    writer.write(b"An interesting message")
+                    await writer.drain()
+        writer.close()
+        with pytest.raises(ConnectionError):
+            await writer.wait_closed()
+        del reader
+
+
 async def test_a_cancelled_handshake_leaves_nothing():
     with socket.create_server((LOCALHOST, 0)) as listener:
         connecting = asyncio.ensure_future(
