@@ -7,6 +7,7 @@ serves N messages a turn, so what a turn costs is shared by N. One round trip is
 import _socket
 import asyncio
 import gc
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -124,10 +125,18 @@ async def visits(count: int, begin: Callable[[], None], end: Callable[[], None])
 
 
 async def wake_ups(count: int, begin: Callable[[], None], end: Callable[[], None]) -> None:
-    """So many `call_soon_threadsafe` from the loop's own thread, each in a turn of its own."""
+    """So many `call_soon_threadsafe` from the loop's own thread, each found by the look at the port of its own turn.
+
+    A receive is outstanding meanwhile, on a connection where nothing comes: a loop with nothing to wait for need not
+    look at all.
+    """
     loop = asyncio.get_running_loop()
     left = count
     done = loop.create_future()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+        peer, _ = listener.accept()
+    await asyncio.sleep(0.01)
 
     def woken() -> None:
         nonlocal left
@@ -141,3 +150,5 @@ async def wake_ups(count: int, begin: Callable[[], None], end: Callable[[], None
     begin()
     woken()
     await done
+    transport.abort()
+    peer.close()

@@ -8,7 +8,7 @@ tests can say which of them a new Python has changed.
 import asyncio
 import inspect
 import sys
-from asyncio import base_events, base_subprocess, constants, events, exceptions, sslproto, trsock
+from asyncio import base_events, base_subprocess, constants, events, exceptions, format_helpers, sslproto, trsock
 from asyncio.base_events import Server
 from asyncio.log import logger
 from collections import deque
@@ -36,8 +36,11 @@ HOOKS = (
 )
 # Read or set by IocpEventLoop.
 ATTRIBUTES = (
+    "_check_callback",
     "_check_closed",
+    "_check_thread",
     "_clock_resolution",
+    "_closed",
     "_current_handle",
     "_debug",
     "_ensure_resolved",
@@ -79,18 +82,65 @@ class BaseLoop(asyncio.BaseEventLoop):
 
     if TYPE_CHECKING:
         _clock_resolution: float
+        _closed: bool
         _current_handle: asyncio.Handle | None
         _debug: bool
         _ready: deque[Any]
-        _scheduled: list[Any]
         _selector: Any
         _stopping: bool
         _thread_id: int | None
         _timer_cancelled_count: int
 
+        def _check_callback(self, callback: Any, method: str) -> None: ...
         def _check_closed(self) -> None: ...
+        def _check_thread(self) -> None: ...
+        def _write_to_self(self) -> None: ...
         async def _ensure_resolved(self, address: Any, **options: Any) -> list[Any]: ...
         async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int: ...
+
+
+class Handle(asyncio.Handle):
+    """asyncio.Handle as it is outside debug mode, whose fields `call_soon` sets in place of `__init__`."""
+
+    __slots__ = ()
+    _source_traceback = None
+
+    if TYPE_CHECKING:
+        _args: Any
+        _callback: Any
+        _cancelled: bool
+        _context: Any
+        _loop: Any
+        _repr: Any
+
+
+class TimerHandle(asyncio.TimerHandle):
+    """As `Handle`."""
+
+    __slots__ = ()
+    _source_traceback = None
+
+    if TYPE_CHECKING:
+        _args: Any
+        _callback: Any
+        _cancelled: bool
+        _context: Any
+        _loop: Any
+        _repr: Any
+        _scheduled: bool
+        _when: float
+
+
+# From 3.14 on, one that another thread may cancel.
+ThreadsafeHandle: Any = getattr(events, "_ThreadSafeHandle", asyncio.Handle)
+_FORMAT_TAKES_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source).parameters
+
+
+def report_callback(loop: Any, handle: asyncio.Handle, exc: BaseException) -> None:
+    """Say that a handle's callback raised, as `Handle._run` does."""
+    options = {"debug": loop.get_debug()} if _FORMAT_TAKES_DEBUG else {}
+    callback = format_helpers._format_callback_source(handle._callback, handle._args, **options)  # type: ignore[attr-defined]
+    loop.call_exception_handler({"message": f"Exception in callback {callback}", "exception": exc, "handle": handle})
 
 
 # How debug mode names a slow callback.
@@ -149,17 +199,21 @@ __all__ = [
     "BaseLoop",
     "BasePolicy",
     "BaseSubprocessTransport",
+    "Handle",
     "PipeHandle",
     "SSLProtocol",
     "SendfileMode",
     "SendfileNotAvailableError",
     "Server",
+    "ThreadsafeHandle",
+    "TimerHandle",
     "TransportSocket",
     "attach",
     "detach",
     "format_handle",
     "logger",
     "popen",
+    "report_callback",
     "run_handle",
     "run_soon",
     "set_result_unless_cancelled",

@@ -26,13 +26,18 @@ HANDLED = frozenset(getattr(signal, name) for name in ("SIGINT", "SIGBREAK", "SI
 
 
 class SignalWakeup:
-    """The wake-up socketpair of one loop, made when the loop first runs in the main thread."""
+    """The wake-up socketpair of one loop, made when the loop first runs in the main thread.
+
+    Attributes:
+        receives_pending: how many operations of its own are outstanding: 1 or 0.
+    """
 
     def __init__(self, proactor: "Proactor") -> None:
         self._proactor = proactor
         self._sender: socket.socket | None = None
         self._receiver: socket.socket | None = None
         self._operation: ReadOperation | None = None
+        self.receives_pending = 0
         self._previous: int | None = None
         self._handlers: dict[int, tuple[asyncio.Handle, Any]] = {}
 
@@ -118,10 +123,15 @@ class SignalWakeup:
         endpoint = _sockets.register(self._proactor, self._receiver, self._receiver)
         buffer = self._proactor.arena.buffer(64)
         self._operation = _sockets.receive_operation(self._proactor, endpoint, self._on_signal, buffer)
-        self._proactor.submit(self._operation)
+        self._submit(self._operation)
+
+    def _submit(self, operation: OverlappedEx) -> None:
+        self.receives_pending = 1
+        self._proactor.submit(operation)
 
     def _on_signal(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         """Being woken was the point: the interpreter runs the Python handlers by itself."""
+        self.receives_pending = 0
         if operation.endpoint.closing:
             return
         if status or not byte_count:
@@ -129,7 +139,7 @@ class SignalWakeup:
             # than reading a dead one for ever.
             self._replace()
             return
-        self._proactor.submit(operation)
+        self._submit(operation)
 
     def _replace(self) -> None:
         installed = self._previous is not None

@@ -5,7 +5,8 @@ packet but the bytes it brought. A turn is written out here, and not left to Bas
 than the delivery of a message; its semantics are asyncio's, and the contract tests hold it to them:
 
 * callbacks added during a turn run in the next one. Where nothing was queued when the turn began, those that the
-  deliveries add are run at once: the order is the same, and one look at the port is saved;
+  deliveries add are run at once: the order is the same, and one look at the port is saved. So is the look of a turn
+  with callbacks queued, while no operation is outstanding;
 * what was queued before a packet was dequeued runs before the packet is delivered;
 * a timer is due when the clock has reached its time, never before;
 * cancelled timers are dropped when they reach the head of the heap, or all at once when they are many.
@@ -13,14 +14,13 @@ than the delivery of a message; its semantics are asyncio's, and the contract te
 
 import asyncio
 import contextvars
-import heapq
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from . import _asyncio_private as private
 from ._operation import LifetimeError, OverlappedEx
 from ._proactor import Proactor, Settled
+from ._scheduling import SchedulingLoop
 from ._signals import SignalWakeup
 from ._win32.kernel import Kernel
 
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 # Longer waits end early and are begun again: what asyncio does, so that no clock is trusted for longer than a day.
 WAIT_MAX_S = 24 * 3600
-# The heap is cleaned when more than this many timers are in it, and more than half of them were cancelled.
-TIMERS_KEPT_MAX = 100
+# Every so many turns (a power of two) the port is looked at, though nothing is outstanding that could bring a packet.
+TURNS_WITHOUT_LOOK_MAX = 64
+_Handle, _TimerHandle = private.Handle, private.TimerHandle
 
 
-class TurningLoop(private.BaseLoop):
-    """What makes IocpEventLoop turn: clock, wake-ups, signals and the delivery of results."""
+class TurningLoop(SchedulingLoop):
+    """What makes IocpEventLoop turn: wake-ups, signals and the delivery of results."""
 
     def __init__(self, *, concurrency: int = 0, kernel: Kernel | None = None) -> None:
         super().__init__()
@@ -45,12 +46,6 @@ class TurningLoop(private.BaseLoop):
         self.turn = 0  # which one this is: a writer gathers what is written after the first time in it
         self.corked: deque[Writer] = deque()  # those that have something to send at the end of the turn
         self._due: deque[Any] = deque()  # timers whose time has come; emptied in the same turn, unless one raises
-        # BaseEventLoop would take that of time.monotonic(): 15.6 ms up to 3.12, by which timers may be early.
-        self._clock_resolution = time.get_clock_info("perf_counter").resolution
-
-    def time(self) -> float:
-        """Seconds on the performance counter, finer than the 15.6 ms tick that older Pythons' loops count in."""
-        return time.perf_counter()
 
     def run_forever(self) -> None:
         """Run until `stop` is called; signals wake the loop while it runs in the main thread."""
@@ -63,22 +58,25 @@ class TurningLoop(private.BaseLoop):
 
     def _run_once(self) -> None:
         self.turn += 1
-        if self.corked:
-            # Written before the loop ran, or in a turn that a KeyboardInterrupt ended.
-            self.uncork()
-        ready, timers = self._ready, self._scheduled
+        ready, timers = self._ready, self._timer_heap
         if self._timer_cancelled_count:
-            timers = self._drop_cancelled_timers()
+            self._drop_cancelled_timers()
         queued = len(ready)
-        if queued or self._due or self._stopping:
+        if queued or self._due or self._stopping or self.corked:
+            # Corked: written before the loop ran, while the turn before was uncorking, or when a KeyboardInterrupt
+            # ended it.
             timeout: float | None = 0
         elif timers:
-            timeout = min(timers[0]._when - self.time(), WAIT_MAX_S)
+            timeout = min(timers[0][0] - self.time(), WAIT_MAX_S)
         else:
             timeout = None
-        settled = self.proactor.select(timeout)
+        proactor = self.proactor
+        if queued and len(proactor.pending) <= self._signals.receives_pending and self._needs_no_look():
+            settled = proactor.settled
+        else:
+            settled = proactor.select(timeout)
         if timers:
-            self._collect_due_timers(timers)
+            self._take_due_timers(self._due)
         if queued:
             # Only what was there: a callback that adds another must not keep the packets waiting.
             self._run_first(ready, queued)
@@ -92,47 +90,40 @@ class TurningLoop(private.BaseLoop):
         if self.corked:
             self.uncork()
 
+    def _needs_no_look(self) -> bool:
+        # No operation is outstanding but the one that signals wake the loop by, and their handlers the interpreter runs
+        # by itself. What another thread posts says that something is queued, which is known.
+        return self.proactor.before_wait is None and self.turn % TURNS_WITHOUT_LOOK_MAX != 0
+
     def uncork(self) -> None:
         """Send what writers have gathered during the turn."""
         corked = self.corked
-        while corked:
+        # Only what is there: a protocol that writes as soon as it may must not keep the others waiting.
+        for _ in range(len(corked)):
             corked.popleft().uncork()
 
     def _run_first(self, handles: deque[Any], count: int) -> None:
-        handle = None
+        run: Any = self._run_timed if self._debug else None
+        handle: Any = None
+        take = handles.popleft
         for _ in range(count):
-            handle = handles.popleft()
-            if not handle._cancelled:
-                if self._debug:
-                    self._run_timed(handle)
-                else:
-                    handle._run()
+            handle = take()
+            if handle._cancelled:
+                continue
+            kind = handle.__class__
+            if run is not None:
+                run(handle)
+            elif kind is _Handle or kind is _TimerHandle:
+                try:
+                    handle._context.run(handle._callback, *handle._args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as exc:
+                    private.report_callback(self, handle, exc)
+            else:
+                # Made in debug mode, by another thread, or by a program with handles of its own.
+                handle._run()
         handle = None  # Of a callback that raised, the traceback holds this frame: nothing may live on with it.
-
-    def _collect_due_timers(self, timers: list[Any]) -> None:
-        # The clock's resolution is what separates two readings of it: by so much a timer may be "reached".
-        now = self.time() + self._clock_resolution
-        while timers and timers[0]._when < now:
-            handle = heapq.heappop(timers)
-            handle._scheduled = False
-            self._due.append(handle)
-
-    def _drop_cancelled_timers(self) -> list[Any]:
-        timers = self._scheduled
-        if len(timers) > TIMERS_KEPT_MAX and 2 * self._timer_cancelled_count > len(timers):
-            kept = []
-            for handle in timers:
-                if handle._cancelled:
-                    handle._scheduled = False
-                else:
-                    kept.append(handle)
-            heapq.heapify(kept)
-            self._scheduled = timers = kept
-            self._timer_cancelled_count = 0
-        while timers and timers[0]._cancelled:
-            self._timer_cancelled_count -= 1
-            heapq.heappop(timers)._scheduled = False
-        return timers
 
     def _run_timed(self, handle: asyncio.Handle) -> None:
         """Debug mode: say which callback took long."""

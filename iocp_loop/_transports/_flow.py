@@ -8,11 +8,11 @@ HIGH_WATER_DEFAULT = 64 * 1024
 class FlowControl:
     """The water marks of one transport; `transport.tell_protocol` makes the calls. Sizes are in bytes."""
 
-    __slots__ = ("_high", "_low", "_paused", "_transport")
+    __slots__ = ("_low", "_paused", "_transport", "high")
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
-        self._high, self._low = HIGH_WATER_DEFAULT, HIGH_WATER_DEFAULT // 4
+        self.high, self._low = HIGH_WATER_DEFAULT, HIGH_WATER_DEFAULT // 4
         self._paused = False
 
     def set_limits(self, high: int | None, low: int | None) -> None:
@@ -23,10 +23,10 @@ class FlowControl:
             low = high // 4
         if not high >= low >= 0:
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._high, self._low = high, low
+        self.high, self._low = high, low
 
     def limits(self) -> tuple[int, int]:
-        return self._low, self._high
+        return self._low, self.high
 
     def release(self) -> None:
         """Forget the transport: it is closed, and nothing grows or shrinks any more."""
@@ -34,7 +34,7 @@ class FlowControl:
 
     def grown(self, size: int) -> None:
         """The queue now holds `size`, more than before."""
-        if size > self._high and not self._paused:
+        if size > self.high and not self._paused:
             self._paused = True
             self._transport.tell_protocol("pause_writing")
 

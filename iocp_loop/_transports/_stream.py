@@ -122,8 +122,7 @@ class StreamTransport(EndpointTransport):
         self._writer.write_eof()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._writer.flow.set_limits(high, low)
-        self._writer.flow.grown(self._writer.queued_size)
+        self._writer.set_limits(high, low)
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return self._writer.flow.limits()

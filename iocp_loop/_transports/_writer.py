@@ -2,13 +2,14 @@
 
     IDLE      nothing in flight: a write is tried at once by the C call of the socket; what that does not take is queued
     FLUSHING  one overlapped send gathers the queue; writes join the queue, and count for flow control at once
-    CORKED    this turn has sent once already: small writes are gathered, and sent together when the turn ends
+    CORKED    small writes are gathered, and sent together when the turn ends
 
-A turn's first write goes out at once, so that an answer waits for nobody; a program that writes in crumbs pays one
-kernel call per turn and not one per crumb.
+A turn's first write goes out at once, so that an answer waits for nobody; the second and later ones are gathered, so
+that a program that writes in crumbs pays one kernel call per turn and not one per crumb. A connection that was seen to
+do so (head and body of an HTTP answer, say) has its first write gathered too, until a turn brings only one.
 
-`_can_send` is true in IDLE only, and never once end of file was written, the transport is closing or a file is being
-sent: the hot path tests one flag.
+`_can_send` is true in IDLE only, and never while all writes are gathered, once end of file was written, the transport
+is closing or a file is being sent: the hot path tests one flag.
 """
 
 import asyncio
@@ -46,9 +47,11 @@ class Writer:
     __slots__ = (
         "_can_send",
         "_closing",
+        "_cork_limit",
         "_corked",
         "_empty_waiter",
         "_endpoint",
+        "_gathers",
         "_last_turn",
         "_loop",
         "_operation",
@@ -74,6 +77,8 @@ class Writer:
         self._send_now = send_now
         self._can_send = True
         self._closing = self._corked = self.eof_written = False
+        self._cork_limit = 0  # bytes: below this, a write has only to be added to those gathered
+        self._gathers = False  # also the first write of a turn: the last ones had company
         self._loop = transport.loop
         self._last_turn = -1  # the one that sent last
         self._refused_writes = 0
@@ -91,11 +96,20 @@ class Writer:
         if type(data) is not bytes:
             data = _as_bytes_like(data)
         if not self._can_send or not data:
-            self._write_later(data)
+            size = self.queued_size + len(data)
+            if size < self._cork_limit and data:
+                # One of many: _write_later() would find nothing else to do.
+                self._queue.append(bytes(data))  # type: ignore[union-attr]
+                self.queued_size = size
+            else:
+                self._write_later(data)
             return
         turn = self._loop.turn
         if turn == self._last_turn and len(data) < CORKED_SIZE_MAX and self._endpoint.is_socket:
-            self._cork(data)
+            self._gathers = True
+            self._enqueue(bytes(data))
+            self._cork()
+            self.flow.grown(self.queued_size)
             return
         self._last_turn = turn
         try:
@@ -133,16 +147,20 @@ class Writer:
             if self._refused_writes >= private.LOG_THRESHOLD:
                 private.logger.warning("socket.send() raised exception.")
             return
+        is_first = not self._queue
         self._enqueue(bytes(data))
-        self.flow.grown(self.queued_size)
+        if is_first and self._gathers:
+            self._cork()
         if self._corked and self.queued_size >= CORKED_SIZE_MAX:
+            # Before the protocol is asked to pause: what the kernel takes is no reason to, and resume_writing() must
+            # not be called from inside a write.
             self.uncork()
-
-    def _cork(self, data: bytes | bytearray | memoryview) -> None:
-        self._enqueue(bytes(data))
-        self._corked = True
-        self._loop.corked.append(self)
         self.flow.grown(self.queued_size)
+
+    def _cork(self) -> None:
+        self._corked = True
+        self._cork_limit = min(CORKED_SIZE_MAX, self.flow.high)
+        self._loop.corked.append(self)
 
     def uncork(self) -> None:
         """Send together what was gathered; the loop calls this at the end of the turn."""
@@ -151,9 +169,15 @@ class Writer:
             # Sent already, because it had become much; or aborted meanwhile.
             return
         self._corked = False
-        data = queue[0] if len(queue) == 1 else b"".join(queue)
-        queue.clear()
-        queue.append(data)
+        self._cork_limit = 0
+        if len(queue) == 1:
+            data = queue[0]
+            # Alone in its turn: nothing is gained by letting the next one wait.
+            self._gathers = self._last_turn == self._loop.turn
+        else:
+            data = b"".join(queue)
+            queue.clear()
+            queue.append(data)
         try:
             sent = self._send_now(data)
         except (BlockingIOError, InterruptedError):
@@ -198,6 +222,8 @@ class Writer:
         self._forget_sent(byte_count)
         self.flow.shrunk(self.queued_size)
         # resume_writing() may have written more, or aborted.
+        if self._corked:
+            return
         if self._queue:
             self._flush()
         elif self._queue is not None:
@@ -222,7 +248,18 @@ class Writer:
         if self._closing:
             self.transport.close_endpoint(None)
         else:
-            self._can_send = not self.eof_written and self._empty_waiter is None
+            self._can_send = not (self.eof_written or self._gathers) and self._empty_waiter is None
+
+    def _accept_nothing(self) -> None:
+        """From now on each write comes to `_write_later`, which knows why."""
+        self._can_send = False
+        self._cork_limit = 0
+
+    def set_limits(self, high: int | None, low: int | None) -> None:
+        """The water marks, as asyncio.WriteTransport.set_write_buffer_limits."""
+        self.flow.set_limits(high, low)
+        self._cork_limit = 0
+        self.flow.grown(self.queued_size)
 
     # -- ending ------------------------------------------------------------------------------------------------
 
@@ -231,20 +268,20 @@ class Writer:
         if self._closing or self.eof_written:
             return
         self.eof_written = True
-        self._can_send = False
+        self._accept_nothing()
         if not self.queued_size:
             self.transport.shutdown_writing()
 
     def finish(self) -> bool:
         """Accept nothing more. True if there is nothing to wait for; else `close_endpoint` follows the last byte."""
         self._closing = True
-        self._can_send = False
+        self._accept_nothing()
         return not self.queued_size
 
     def abandon(self, exc: BaseException | None) -> None:
         """Forget what waits. What is in flight stays with its operation until its packet has come."""
         self._closing = True
-        self._can_send = False
+        self._accept_nothing()
         self._queue, self.queued_size, self._skip = None, 0, 0
         if self._empty_waiter is not None and not self._empty_waiter.done():
             self._empty_waiter.set_exception(exc or ConnectionAbortedError("the transport was aborted"))
@@ -265,7 +302,7 @@ class Writer:
         """Refuse writes from now on; the future is done when all earlier ones have gone out."""
         if self._empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
-        self._can_send = False
+        self._accept_nothing()
         self._empty_waiter = self.transport.loop.create_future()
         if not self.queued_size:
             self._empty_waiter.set_result(None)
@@ -274,7 +311,7 @@ class Writer:
     def reset_empty_waiter(self) -> None:
         """Accept writes again."""
         self._empty_waiter = None
-        self._can_send = not (self.queued_size or self.eof_written or self._closing)
+        self._can_send = not (self.queued_size or self.eof_written or self._closing or self._gathers)
 
 
 class MessageWriter(Writer):

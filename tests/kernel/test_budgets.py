@@ -57,11 +57,12 @@ def test_python_does_not_more_for_it_than_its_budget(work):
 
 @pytest.mark.slow
 @pytest.mark.skipif(machine.wine_version() is None, reason="the trace is Wine's")
+@pytest.mark.skipif(counts.guarded(), reason="stomp mode does more, on purpose")
 @pytest.mark.parametrize("work", ["echo1", "echo10", "visits"])
 def test_a_round_trip_enters_the_kernel_no_more_often_than_its_budget(work):
     """Counted from outside, in Wine's trace of ntdll: nothing that Python or a DLL does escapes it. Allocations, too."""
     with nttrace.relay_filter():
         found = counts.trace_counts("iocp_loop", work)
     assert found["nt_calls"] <= BUDGETS["nt_calls"][work] * SLACK.get(work, 1) + ROUNDING, found["by_name"]
-    if VERSION in BUDGETS["allocations"] and not counts.guarded():
+    if VERSION in BUDGETS["allocations"]:
         assert found["allocations"] <= BUDGETS["allocations"][VERSION][work] * ALLOCATIONS_SLACK

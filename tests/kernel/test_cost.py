@@ -196,8 +196,87 @@ async def test_an_idle_loop_makes_no_calls():
             assert cost[WAIT] <= 4
 
 
-async def test_turns_without_input_do_not_touch_the_port_more_than_once_each():
+async def test_turns_while_nothing_is_outstanding_hardly_touch_the_port():
+    """A signal wakes the loop by a receive of its own; what else could come is in the queue already."""
     before = here().counts[WAIT]
-    for _ in range(100):
+    for _ in range(256):
         await asyncio.sleep(0)
-    assert here().counts[WAIT] - before <= 101
+    assert here().counts[WAIT] - before <= 256 // 64 + 1
+
+
+async def test_a_turn_looks_at_the_port_once_while_something_is_outstanding():
+    async with serving(Echo):
+        await turns(5)
+        before = here().counts[WAIT]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert 100 <= here().counts[WAIT] - before <= 101
+
+
+class Answers(CountedSends):
+    """Answers each request with head and body, as web servers do; or with both in one, when the request says so."""
+
+    def data_received(self, data):
+        if data == b"two":
+            self.transport.write(b"head")
+            self.transport.write(b"body")
+        else:
+            self.transport.write(b"headbody")
+
+
+async def test_an_answer_in_two_writes_costs_one_send_once_the_connection_is_known_for_it():
+    async with serving(Answers) as (_, address):
+        with client(address) as sock:
+
+            async def sends_for(request):
+                Answers.sends = 0
+                sock.sendall(request)
+                assert await asyncio.to_thread(receive_exactly, sock, 8) == b"headbody"
+                return Answers.sends
+
+            assert [await sends_for(b"two") for _ in range(4)] == [2, 1, 1, 1]
+            # One write in a turn: sent at the end of this one, and at once from the next one on.
+            assert [await sends_for(b"one") for _ in range(3)] == [1, 1, 1]
+            assert [await sends_for(b"two") for _ in range(3)] == [2, 1, 1]
+
+
+class Crumbs(asyncio.Protocol):
+    """Writes crumbs from resume_writing, until it is asked to pause or has written all."""
+
+    def __init__(self, size, limit):
+        self.left, self.limit = size, limit
+        self.depth = self.depth_max = 0
+        self.paused = True
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.set_write_buffer_limits(high=self.limit)
+        self.resume_writing()
+
+    def pause_writing(self):
+        self.paused = True
+
+    def resume_writing(self):
+        self.paused = False
+        self.depth += 1
+        self.depth_max = max(self.depth, self.depth_max)
+        while self.left and not self.paused:
+            self.transport.write(self.left.to_bytes(4, "little") * 25)
+            self.left -= 1
+        self.depth -= 1
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 64 * 1024, 1 << 20])
+async def test_a_protocol_that_writes_as_long_as_it_may_is_not_called_from_inside_its_own_writes(limit):
+    """Each write would go one call deeper, until the kernel's buffer is full or the stack is."""
+    count = 50_000
+    with socket.create_server((LOCALHOST, 0)) as listener:
+        transport, protocol = await here().create_connection(lambda: Crumbs(count, limit), *listener.getsockname())
+        peer, _ = listener.accept()
+    with peer:
+        peer.settimeout(10)
+        received = await asyncio.to_thread(receive_exactly, peer, 100 * count)
+        assert received == b"".join(n.to_bytes(4, "little") * 25 for n in range(count, 0, -1))
+        assert protocol.depth_max == 1
+        transport.abort()
+        await turns(5)

@@ -36,6 +36,7 @@ LEVELS = {
     "_iocp_proactor": 4,
     "_loop": 5,
     "_turn": 5,
+    "_scheduling": 5,
     "_signals": 5,
     "_policy": 6,
     "_cli": 6,

@@ -9,6 +9,8 @@ import pytest
 from kernel.peers import LOCALHOST, client, pattern, receive_exactly
 from kernel.watched import turns
 
+import iocp_loop
+
 variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
 
 
@@ -48,6 +50,101 @@ async def test_an_exception_in_a_callback_is_reported_and_the_rest_runs(reports)
     await turns()
     assert seen == [1]
     assert isinstance(reports().pop()["exception"], ZeroDivisionError)
+
+
+async def test_the_report_of_a_callback_that_raised_names_it_alike(reports):
+    loop = asyncio.get_running_loop()
+    handles = [
+        loop.call_soon(divide, 1),
+        loop.call_later(0, divide, 1),
+        loop.call_at(loop.time(), divide, 1),
+        loop.call_soon_threadsafe(divide, 1),
+    ]
+    while len(reports()) < len(handles):
+        await asyncio.sleep(0)
+    for report in reports():
+        assert report["message"].startswith("Exception in callback divide(")
+        assert isinstance(report["exception"], ZeroDivisionError)
+        assert set(report) == {"message", "exception", "handle"}
+        handles.remove(report["handle"])
+    assert handles == []
+    reports().clear()
+
+
+def divide(number):
+    return number / 0
+
+
+async def test_handles_are_asyncios_and_look_like_them():
+    loop = asyncio.get_running_loop()
+    handle, timer = loop.call_soon(divide, 1), loop.call_later(1, divide, 1)
+    assert isinstance(handle, asyncio.Handle)
+    assert isinstance(timer, asyncio.TimerHandle)
+    assert repr(handle).startswith("<Handle divide(")
+    assert repr(timer).startswith("<TimerHandle when=")
+    assert handle == handle
+    assert timer != loop.call_later(2, divide, 1)
+    assert timer < loop.call_later(3, divide, 1)
+    assert len({timer, handle}) == 2
+    assert abs(timer.when() - loop.time() - 1) < 0.9
+    for one in (handle, timer, *list(loop._scheduled)):
+        one.cancel()
+        assert one.cancelled()
+        assert "cancelled" in repr(one)
+    assert list(loop._scheduled) != []  # What is cancelled leaves the heap later.
+    await turns(5)
+    assert list(loop._scheduled) == []
+
+
+async def test_many_cancelled_timers_do_not_stay():
+    loop = asyncio.get_running_loop()
+    kept = loop.call_later(1000, divide, 1)
+    cancelled = [loop.call_later(2000 + n, divide, 1) for n in range(1000)]
+    for handle in cancelled:
+        handle.cancel()
+    await turns(5)
+    assert list(loop._scheduled) == [kept]
+    kept.cancel()
+    await turns(5)
+    assert list(loop._scheduled) == []
+
+
+async def test_a_handle_cancelled_in_the_turn_that_would_run_it_is_not_run():
+    loop, seen = asyncio.get_running_loop(), []
+    loop.call_soon(lambda: [handle.cancel() for handle in later])
+    later = [loop.call_soon(seen.append, 1), loop.call_later(0, seen.append, 2), loop.call_soon_threadsafe(print)]
+    await turns(5)
+    assert seen == []
+
+
+async def test_debug_mode_says_where_a_handle_was_made():
+    """This file, and not a line of the loop's own."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    try:
+        handles = [
+            loop.call_soon(str),
+            loop.call_later(0, str),
+            loop.call_at(0, str),
+            loop.call_soon_threadsafe(str),
+        ]
+    finally:
+        loop.set_debug(False)
+    for handle in handles:
+        assert f"created at {__file__}:" in repr(handle)
+    await turns(5)
+
+
+def test_nothing_can_be_asked_of_a_closed_loop_and_no_time_is_none():
+    for loop in (iocp_loop.new_event_loop(), asyncio.ProactorEventLoop()):
+        for ask in (loop.call_later, loop.call_at):
+            with pytest.raises(TypeError, match="None"):
+                ask(None, str)
+        loop.call_later(1000, str)
+        loop.close()
+        for ask, *args in ((loop.call_soon,), (loop.call_soon_threadsafe,), (loop.call_later, 1), (loop.call_at, 1)):
+            with pytest.raises(RuntimeError, match="Event loop is closed"):
+                ask(*args, str)
 
 
 async def test_threads_can_call_and_be_called():

@@ -1,0 +1,166 @@
+"""What waits to be run: `call_soon`, `call_soon_threadsafe` and the timers.
+
+asyncio's own, with less on the way. Handles are set up in place, without asking for debug mode once per handle (it is
+asked once per call; debug mode takes asyncio's own way). Timers are kept in a heap of tuples, because a heap of
+handles would compare them in Python, a dozen times for each of 100,000: `(when, number, handle)`, the number keeping
+those of one moment in the order they were asked for.
+"""
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any, TypeVarTuple
+
+from . import _asyncio_private as private
+from ._asyncio_private import Handle, TimerHandle
+
+# The heap is cleaned when more than this many timers are in it, and more than half of them were cancelled.
+TIMERS_KEPT_MAX = 100
+
+_Arguments = TypeVarTuple("_Arguments")
+Timer = tuple[float, int, Any]
+_new = object.__new__
+
+
+class SchedulingLoop(private.BaseLoop):
+    """The clock, the callbacks that are ready, and those whose time will come."""
+
+    def __init__(self) -> None:
+        self._timer_heap: list[Timer] = []
+        self._number = itertools.count().__next__
+        super().__init__()
+        # BaseEventLoop would take that of time.monotonic(): 15.6 ms up to 3.12, by which timers may be early.
+        self._clock_resolution = time.get_clock_info("perf_counter").resolution
+
+    @property
+    def _scheduled(self) -> list[Any]:
+        """The timers' handles, as BaseEventLoop would keep them, for whoever looks: a copy."""
+        return [timer[2] for timer in self._timer_heap]
+
+    @_scheduled.setter
+    def _scheduled(self, handles: list[Any]) -> None:
+        """BaseEventLoop begins with an empty list."""
+        assert not handles
+
+    def time(self) -> float:
+        """Seconds on the performance counter, finer than the 15.6 ms tick that older Pythons' loops count in."""
+        return time.perf_counter()
+
+    def close(self) -> None:
+        self._timer_heap.clear()
+        super().close()
+
+    def call_soon(
+        self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
+    ) -> Any:
+        """Call `callback(*args)` in the next turn, after what was asked for before. Returns a Handle.
+
+        Args:
+            callback: no coroutine.
+            args: what it is called with.
+            context: what it is called in; a copy of the current one if None.
+
+        Raises:
+            RuntimeError: the loop is closed; in debug mode, this is not its thread.
+        """
+        if self._debug or self._closed:
+            return _without_own_frame(super().call_soon(callback, *args, context=context))
+        handle = _new(Handle)
+        handle._context = copy_context() if context is None else context
+        handle._loop = self
+        handle._callback = callback
+        handle._args = args
+        handle._cancelled = False
+        handle._repr = None
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
+    ) -> Any:
+        """`call_soon` from any thread: wakes the loop. Many calls while it sleeps cost one packet."""
+        if self._debug or self._closed:
+            return _without_own_frame(super().call_soon_threadsafe(callback, *args, context=context))
+        handle = private.ThreadsafeHandle(callback, args, self, context)
+        self._ready.append(handle)
+        self._write_to_self()
+        return handle
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Arguments], object],
+        *args: *_Arguments,
+        context: Context | None = None,
+    ) -> Any:
+        """Call `callback(*args)` in `delay` seconds, never earlier. Otherwise as `call_at`."""
+        if delay is None:
+            raise TypeError("delay must not be None")
+        return _without_own_frame(self.call_at(self.time() + delay, callback, *args, context=context))
+
+    def call_at(
+        self, when: float, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
+    ) -> Any:
+        """Call `callback(*args)` when the loop's `time` has reached `when`, never earlier.
+
+        Timers of the same moment run in the order they were asked for. Otherwise as `call_soon`; returns a TimerHandle.
+        """
+        if when is None:
+            raise TypeError("when cannot be None")
+        if self._debug or self._closed:
+            self._check_call_at(callback)
+            handle = _without_own_frame(asyncio.TimerHandle(when, callback, args, self, context))
+        else:
+            handle = _new(TimerHandle)
+            handle._context = copy_context() if context is None else context
+            handle._loop = self
+            handle._callback = callback
+            handle._args = args
+            handle._cancelled = False
+            handle._repr = None
+            handle._when = when
+        heapq.heappush(self._timer_heap, (when, self._number(), handle))
+        handle._scheduled = True
+        return handle
+
+    def _check_call_at(self, callback: Callable[..., object]) -> None:
+        self._check_closed()
+        self._check_thread()
+        self._check_callback(callback, "call_at")
+
+    def _take_due_timers(self, due: Any) -> None:
+        """Move the handles whose time has come to `due`, in order."""
+        timers = self._timer_heap
+        # The clock's resolution is what separates two readings of it: by so much a timer may be "reached".
+        now = self.time() + self._clock_resolution
+        while timers and timers[0][0] < now:
+            handle = heapq.heappop(timers)[2]
+            handle._scheduled = False
+            due.append(handle)
+
+    def _drop_cancelled_timers(self) -> None:
+        """Those at the head of the heap, or all at once when they are many."""
+        timers = self._timer_heap
+        if len(timers) > TIMERS_KEPT_MAX and 2 * self._timer_cancelled_count > len(timers):
+            kept = []
+            for timer in timers:
+                if timer[2]._cancelled:
+                    timer[2]._scheduled = False
+                else:
+                    kept.append(timer)
+            timers[:] = kept
+            heapq.heapify(timers)
+            self._timer_cancelled_count = 0
+        while timers and timers[0][2]._cancelled:
+            self._timer_cancelled_count -= 1
+            heapq.heappop(timers)[2]._scheduled = False
+
+
+def _without_own_frame(handle: Any) -> Any:
+    """Debug mode keeps where a handle was made: the last frame of that is ours."""
+    if handle._source_traceback:
+        del handle._source_traceback[-1]
+    return handle
