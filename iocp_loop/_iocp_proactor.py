@@ -3,9 +3,7 @@
 `asyncio.ProactorEventLoop(iocp_loop.IocpProactor())` works, and IocpEventLoop's `sock_*` methods are these. Transports
 do not use it: a future per packet is what they exist to avoid.
 
-Cancelling a future here asks the kernel, and the future is cancelled when the packet has answered: by then nobody
-writes into the caller's buffer any more. If the packet brings data all the same, they are kept, and the next receive
-on the same socket begins with them: nothing is lost by a time-out.
+Cancelling one of these futures loses nothing: see `_futures`.
 """
 
 import asyncio
@@ -18,6 +16,7 @@ from typing import Any
 from . import _asyncio_private as private
 from . import _pipes, _sockets, _waits
 from ._endpoint import Endpoint
+from ._futures import Convert, OperationFuture, ReadyFuture, undelivered
 from ._operation import IoType, OverlappedEx
 from ._port import timeout_to_ms
 from ._proactor import Proactor
@@ -25,102 +24,8 @@ from ._win32 import sockaddr
 from ._win32.constants import Error, WsaError
 from ._win32.errors import os_error
 
-# Reads the result of an operation that succeeded: (operation, byte count) -> value.
-Convert = Callable[[OverlappedEx, int], Any]
 # WaitNamedPipe blocks a worker thread at most this long before it looks whether it is still wanted.
 _PIPE_WAIT_MS = 200
-
-
-class OperationFuture(asyncio.Future[Any]):
-    """The future of one operation: settled by its packet, whatever was asked meanwhile."""
-
-    def __init__(self, core: Proactor, operation: OverlappedEx, convert: Convert, loop: Any) -> None:
-        super().__init__(loop=loop)
-        self._core = core
-        self._operation = operation
-        self._convert = convert
-        self._cancel_message: Any = None
-        self._cancel_requested = False
-        operation.deliver = self._deliver
-
-    @property
-    def _ov(self) -> OverlappedEx:
-        # asyncio.ProactorEventLoop.run_forever looks at `_ov.pending` of its self-pipe's future.
-        return self._operation
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Ask for the operation's end; the future is cancelled when the kernel has let go of the memory."""
-        if self.done():
-            return False
-        # Also when it is settled and only waits to be delivered: were it finished now, its bytes would come after those
-        # of the receive that follows.
-        self._cancel_requested, self._cancel_message = True, msg
-        self._core.cancel(self._operation)
-        return True
-
-    def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        try:
-            result, error = self._read(operation, status, byte_count)
-            unwanted = self._cancel_requested or self.done()
-            if unwanted and error is None:
-                _keep_unwanted(operation, result, byte_count)
-            if self.done():
-                return
-            if unwanted:
-                super().cancel(self._cancel_message)
-            elif error is not None:
-                self.set_exception(error)
-            else:
-                self.set_result(result)
-        finally:
-            operation.deliver = _undelivered  # Breaks the cycle with this future.
-            self._core.release(operation)
-            self._convert = None  # type: ignore[assignment]
-
-    def _read(self, operation: OverlappedEx, status: int, byte_count: int) -> tuple[Any, BaseException | None]:
-        code = _sockets.winerror_of(operation, status)
-        if code and not _means_success(operation, code):
-            _discard(operation)
-            return None, _sockets.error_of(operation, status)
-        try:
-            return self._convert(operation, byte_count), None
-        except OSError as exc:
-            _discard(operation)
-            return None, exc
-
-
-class ReadyFuture(asyncio.Future[Any]):
-    """The future of what needed no operation."""
-
-    # asyncio.ProactorEventLoop looks here on its self-pipe's future, which is one of these after leftover bytes.
-    _ov = None
-
-
-def _means_success(operation: OverlappedEx, code: int) -> bool:
-    kind = operation.io_type
-    if kind is IoType.PIPE_CONNECT:
-        return code == Error.PIPE_CONNECTED  # The client was there first.
-    if kind is IoType.READ and not operation.endpoint.is_socket:
-        # The other end is gone, which is the end of the stream; or a message was longer than the buffer.
-        return code in (Error.BROKEN_PIPE, Error.HANDLE_EOF, Error.MORE_DATA)
-    return False
-
-
-def _discard(operation: OverlappedEx) -> None:
-    """Of a failed accept, the socket that was to be the connection."""
-    if operation.io_type is IoType.ACCEPT:
-        operation.keepalive[1].close()
-
-
-def _keep_unwanted(operation: OverlappedEx, result: Any, byte_count: int) -> None:
-    """A cancelled operation succeeded all the same: nothing may be lost, and nothing left open."""
-    if operation.io_type is IoType.READ:
-        operation.endpoint.leftover += bytes(operation.buffer[:byte_count])
-    elif operation.io_type is IoType.READ_FROM:
-        endpoint = operation.endpoint
-        endpoint.datagrams = [*(endpoint.datagrams or ()), (bytes(operation.buffer[:byte_count]), result[1])]
-    elif operation.io_type is IoType.ACCEPT:
-        result[0].close()
 
 
 class IocpProactor:
@@ -247,8 +152,8 @@ class IocpProactor:
 
     def _receive(self, endpoint: Endpoint, buffer: Any, flags: int) -> OverlappedEx:
         if not endpoint.is_socket:
-            return _pipes.receive_operation(self.core, endpoint, _undelivered, buffer)
-        operation = _sockets.verbs_of(endpoint).receive_operation(self.core, endpoint, _undelivered, buffer)
+            return _pipes.receive_operation(self.core, endpoint, undelivered, buffer)
+        operation = _sockets.verbs_of(endpoint).receive_operation(self.core, endpoint, undelivered, buffer)
         operation.flags = flags
         return operation  # type: ignore[no-any-return]
 
@@ -269,12 +174,12 @@ class IocpProactor:
                 return self._result(sent)
         rest = bytes(memoryview(buf).cast("B")[sent:])
         verbs = _sockets.verbs_of(endpoint)
-        operation = verbs.send_operation(self.core, endpoint, _undelivered)
+        operation = verbs.send_operation(self.core, endpoint, undelivered)
         verbs.set_send_vector(operation, [rest])
         return self._submit(operation, conn, lambda _operation, count: sent + count)
 
     def _write(self, conn: Any, endpoint: Endpoint, data: bytes) -> "asyncio.Future[int]":
-        operation = _pipes.send_operation(self.core, endpoint, _undelivered)
+        operation = _pipes.send_operation(self.core, endpoint, undelivered)
         _pipes.set_send_vector(operation, [data])
         return self._submit(operation, conn, lambda _operation, count: count)
 
@@ -300,7 +205,7 @@ class IocpProactor:
 
     def _receive_from(self, conn: Any, buffer: Any, flags: int) -> Any:
         endpoint = self.endpoint(conn)
-        operation = _sockets.verbs_of(endpoint).receive_from_operation(self.core, endpoint, _undelivered, buffer)
+        operation = _sockets.verbs_of(endpoint).receive_from_operation(self.core, endpoint, undelivered, buffer)
         operation.flags = flags
         return operation
 
@@ -332,7 +237,7 @@ class IocpProactor:
         """Accept one connection: the new socket, as blocking as its listener, and the peer's address."""
         endpoint = self.endpoint(listener)
         verbs = _sockets.verbs_of(endpoint)
-        operation = verbs.accept_operation(self.core, endpoint, listener, _undelivered)
+        operation = verbs.accept_operation(self.core, endpoint, listener, undelivered)
         verbs.prepare_accept(operation, listener)
         arriving = operation.keepalive
 
@@ -369,7 +274,7 @@ class IocpProactor:
 
     def accept_pipe(self, pipe: Any) -> "asyncio.Future[Any]":
         """Wait for a client on a pipe server instance; the pipe object."""
-        operation = _pipes.connect_operation(self.core, self.endpoint(pipe), _undelivered)
+        operation = _pipes.connect_operation(self.core, self.endpoint(pipe), undelivered)
         return self._submit(operation, pipe, lambda _operation, _count: pipe)
 
     async def connect_pipe(self, address: str) -> Any:
@@ -400,7 +305,7 @@ class IocpProactor:
         if self._waits is None:
             self._waits = _waits.endpoint(self.core)
         milliseconds = timeout_to_ms(timeout)
-        operation = _waits.wait_operation(self.core, self._waits, _undelivered, int(handle), milliseconds)
+        operation = _waits.wait_operation(self.core, self._waits, undelivered, int(handle), milliseconds)
 
         def finish(operation: OverlappedEx, outcome: int) -> bool:
             _waits.finish_wait(operation)
@@ -436,8 +341,4 @@ def _take_leftover(endpoint: Endpoint, nbytes: int) -> bytes:
     return data
 
 
-def _undelivered(operation: OverlappedEx, _status: int, _byte_count: int) -> None:
-    raise AssertionError(f"{operation!r} was settled while it had no future")
-
-
-__all__ = ["IocpProactor", "OperationFuture"]
+__all__ = ["IocpProactor"]

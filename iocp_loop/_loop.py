@@ -8,6 +8,7 @@ from typing import Any, TypeVarTuple
 
 from . import _asyncio_private as private
 from . import _pipes, _sockets, _threaded
+from ._bare_sockets import BareSockets
 from ._iocp_proactor import IocpProactor
 from ._readiness import Interest
 from ._transports import _pipe
@@ -17,13 +18,12 @@ from ._transports._sendfile import copy_file, send_file
 from ._transports._stream import StreamTransport
 from ._transports._subprocess import SubprocessTransport
 from ._transports._watchers import Watchers
-from ._turn import TurningLoop
 from ._win32.kernel import Kernel
 
 _Arguments = TypeVarTuple("_Arguments")
 
 
-class IocpEventLoop(TurningLoop):
+class IocpEventLoop(BareSockets):
     """An asyncio event loop on one I/O completion port.
 
     Args:
@@ -322,108 +322,6 @@ class IocpEventLoop(TurningLoop):
     def remove_signal_handler(self, sig: int) -> bool:
         """Put the signal's default handling back; False if there was no handler of this loop's."""
         return self._signals.remove_handler(sig)
-
-    # -- bare sockets ------------------------------------------------------------------------------------------
-
-    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
-        """Receive up to `n` bytes. A time-out or cancellation loses none: see `IocpProactor`."""
-        _check_nonblocking(sock, "sock_recv")
-        future = self._futures.recv(sock, n)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future):
-                self._futures.give_back(sock, future.result())
-            raise
-        finally:
-            del future  # An error's traceback holds this frame, and the future holds the error.
-
-    async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
-        """Receive into a writable buffer; the byte count."""
-        _check_nonblocking(sock, "sock_recv_into")
-        future = self._futures.recv_into(sock, buf)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future):
-                self._futures.give_back(sock, bytes(memoryview(buf).cast("B")[: future.result()]))
-            raise
-        finally:
-            del future  # An error's traceback holds this frame, and the future holds the error.
-
-    async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
-        """Receive one datagram and its sender's address."""
-        _check_nonblocking(sock, "sock_recvfrom")
-        future = self._futures.recvfrom(sock, bufsize)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future):
-                self._futures.give_back_datagram(sock, *future.result())
-            raise
-        finally:
-            del future  # An error's traceback holds this frame, and the future holds the error.
-
-    async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
-        """Receive one datagram into a writable buffer, at most `nbytes` of it; the byte count and the sender."""
-        _check_nonblocking(sock, "sock_recvfrom_into")
-        future = self._futures.recvfrom_into(sock, buf, nbytes)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future):
-                count, sender = future.result()
-                self._futures.give_back_datagram(sock, bytes(memoryview(buf).cast("B")[:count]), sender)
-            raise
-        finally:
-            del future  # An error's traceback holds this frame, and the future holds the error.
-
-    async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
-        """Send all of a buffer."""
-        _check_nonblocking(sock, "sock_sendall")
-        await self._futures.send(sock, data)
-
-    async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
-        """Send one datagram to an address; the byte count."""
-        _check_nonblocking(sock, "sock_sendto")
-        return await self._futures.sendto(sock, data, 0, address)
-
-    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
-        """Connect to an address, resolving it if need be."""
-        _check_nonblocking(sock, "sock_connect")
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            resolved = await self._ensure_resolved(
-                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
-            )
-            address = resolved[0][4]
-        await self._futures.connect(sock, address)
-
-    async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
-        """Accept one connection: the new non-blocking socket and the peer's address."""
-        _check_nonblocking(sock, "sock_accept")
-        future = self._futures.accept(sock)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future):
-                future.result()[0].close()
-            raise
-        finally:
-            del future  # An error's traceback holds this frame, and the future holds the error.
-
-
-def _has_result(future: "asyncio.Future[Any]") -> bool:
-    """Whether it was finished before the task that waited for it could be told, and was cancelled instead."""
-    return future.done() and not future.cancelled() and future.exception() is None
-
-
-def _check_nonblocking(sock: socket.socket, operation: str) -> None:
-    # Overlapped calls do not mind, and ProactorEventLoop never asks. The documentation demands it, so debug mode does.
-    if sock.gettimeout() != 0 and asyncio.get_running_loop().get_debug():
-        raise ValueError(
-            f"the socket must be non-blocking: {operation} on socket {sock.fileno()}; "
-            "call sock.setblocking(False) first"
-        )
 
 
 def _with_addresses(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import _asyncio_private as private
 from .. import _sockets
 from .._endpoint import Endpoint
-from .._iocp_proactor import OperationFuture
+from .._futures import OperationFuture
 
 if TYPE_CHECKING:
     from .._loop import IocpEventLoop
