@@ -126,11 +126,11 @@ class Writer:
             self.flow.grown(self.queued_size)
 
     def writelines(self, list_of_data: Any) -> None:
-        chunks = [bytes(_as_bytes_like(data)) for data in list_of_data]
+        chunks = list(list_of_data)
         if not self._can_send or sum(map(len, chunks)) <= JOIN_MAX:
             self.write(b"".join(chunks))
             return
-        for chunk in filter(None, chunks):
+        for chunk in filter(None, [bytes(_as_bytes_like(data)) for data in chunks]):
             self._enqueue(chunk)
         self._flush()
         self.flow.grown(self.queued_size)
@@ -331,7 +331,7 @@ class MessageWriter(Writer):
             self._flush()
 
     def writelines(self, list_of_data: Any) -> None:
-        self.write(b"".join(_as_bytes_like(data) for data in list_of_data))
+        self.write(b"".join(list_of_data))
 
     def _forget_sent(self, byte_count: int) -> None:
         # One message at a time, all of it or an error: what follows may be empty, and is not sent yet.
