@@ -131,6 +131,15 @@ class TimerHandle(asyncio.TimerHandle):
         _when: float
 
 
+_run_as_made = asyncio.Handle._run
+
+
+def replaced_run() -> Any:
+    """What a program has put in the place of `Handle._run`, to time callbacks say; None as a rule."""
+    run = asyncio.Handle._run
+    return None if run is _run_as_made else run
+
+
 # From 3.14 on, one that another thread may cancel.
 ThreadsafeHandle: Any = getattr(events, "_ThreadSafeHandle", asyncio.Handle)
 _FORMAT_TAKES_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source).parameters
@@ -213,6 +222,7 @@ __all__ = [
     "format_handle",
     "logger",
     "popen",
+    "replaced_run",
     "report_callback",
     "run_handle",
     "run_soon",

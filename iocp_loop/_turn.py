@@ -103,7 +103,7 @@ class TurningLoop(SchedulingLoop):
             corked.popleft().uncork()
 
     def _run_first(self, handles: deque[Any], count: int) -> None:
-        run: Any = self._run_timed if self._debug else None
+        run: Any = self._run_timed if self._debug else private.replaced_run()
         handle: Any = None
         take = handles.popleft
         for _ in range(count):

@@ -109,6 +109,21 @@ async def test_many_cancelled_timers_do_not_stay():
     assert list(loop._scheduled) == []
 
 
+async def test_who_times_callbacks_by_replacing_handle_run_sees_them(monkeypatch):
+    """aiodebug does it."""
+    loop, seen, run = asyncio.get_running_loop(), [], asyncio.Handle._run
+
+    def timed(handle):
+        seen.append(handle)
+        return run(handle)
+
+    monkeypatch.setattr(asyncio.Handle, "_run", timed)
+    await turns()
+    handles = [loop.call_soon(str), loop.call_soon_threadsafe(str), loop.call_later(0, str)]
+    await turns(5)
+    assert not set(handles) - set(seen)
+
+
 async def test_a_handle_cancelled_in_the_turn_that_would_run_it_is_not_run():
     loop, seen = asyncio.get_running_loop(), []
     loop.call_soon(lambda: [handle.cancel() for handle in later])
