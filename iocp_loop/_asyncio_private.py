@@ -105,30 +105,12 @@ class Handle(asyncio.Handle):
     __slots__ = ()
     _source_traceback = None
 
-    if TYPE_CHECKING:
-        _args: Any
-        _callback: Any
-        _cancelled: bool
-        _context: Any
-        _loop: Any
-        _repr: Any
-
 
 class TimerHandle(asyncio.TimerHandle):
     """As `Handle`."""
 
     __slots__ = ()
     _source_traceback = None
-
-    if TYPE_CHECKING:
-        _args: Any
-        _callback: Any
-        _cancelled: bool
-        _context: Any
-        _loop: Any
-        _repr: Any
-        _scheduled: bool
-        _when: float
 
 
 _run_as_made = asyncio.Handle._run

@@ -22,7 +22,7 @@ TIMERS_KEPT_MAX = 100
 
 _Arguments = TypeVarTuple("_Arguments")
 Timer = tuple[float, int, Any]
-_new = object.__new__
+_new: Any = object.__new__
 
 
 class SchedulingLoop(private.BaseLoop):
