@@ -24,7 +24,7 @@ from .._sockets import Outcome, error_of
 if TYPE_CHECKING:
     from ._stream import StreamTransport
 
-# Receive buffers, quiet to busy. 2 KiB holds an ordinary request; for bulk data 512 KiB was the best of 64 KiB to 1 MiB.
+# Receive buffers, quiet to busy. 2 KiB holds an ordinary request; for bulk data 512 KiB was the best (docs/tried.md).
 RECEIVE_SIZES = (2048, 16 * 1024, 64 * 1024, 512 * 1024)
 # This many receives in a row that the next smaller buffer would have held, and it is taken.
 SHRINK_AFTER = 4
