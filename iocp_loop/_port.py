@@ -59,7 +59,18 @@ def timeout_to_ms(seconds: float | None) -> int:
 class _Batch:
     """What one wait call needs: an array the kernel fills, and the prepared arguments that point at it."""
 
-    __slots__ = ("_entries", "_removed", "keys", "memory", "removed_view", "start", "without_timeout", "zero_timeout")
+    __slots__ = (
+        "_entries",
+        "_removed",
+        "keys",
+        "memory",
+        "removed_view",
+        "start",
+        "timeout",
+        "with_timeout",
+        "without_timeout",
+        "zero_timeout",
+    )
 
     def __init__(self, handle: int) -> None:
         self._entries = (OVERLAPPED_ENTRY * PACKETS_MAX)()
@@ -73,14 +84,15 @@ class _Batch:
             argument(ULONG, PACKETS_MAX),
             argument(POINTER_TO, ctypes.addressof(self._removed)),
         )
-        self.zero_timeout = self.arguments(0)
-        self.without_timeout = self.arguments(INFINITE)
+        self.zero_timeout = (*self.start, argument(DWORD, 0), argument(BOOL, 0))
+        self.without_timeout = (*self.start, argument(DWORD, INFINITE), argument(BOOL, 0))
+        # Any other: milliseconds in `timeout`, which is passed by its value.
+        self.timeout = DWORD()
+        self.with_timeout = (*self.start, self.timeout, argument(BOOL, 0))
 
-    def arguments(self, timeout_ms: int, packets_max: int = PACKETS_MAX) -> tuple[Any, ...]:
-        handle, entries, count, removed = self.start
-        if packets_max != PACKETS_MAX:
-            count = argument(ULONG, packets_max)
-        return (handle, entries, count, removed, argument(DWORD, timeout_ms), argument(BOOL, 0))
+    def arguments(self, timeout_ms: int, packets_max: int) -> tuple[Any, ...]:
+        handle, entries, _, removed = self.start
+        return (handle, entries, argument(ULONG, packets_max), removed, argument(DWORD, timeout_ms), argument(BOOL, 0))
 
 
 class CompletionPort:
@@ -200,7 +212,8 @@ class CompletionPort:
             elif timeout_ms == INFINITE:
                 arguments = batch.without_timeout
             else:
-                arguments = batch.arguments(timeout_ms)
+                batch.timeout.value = timeout_ms
+                arguments = batch.with_timeout
             if not self._wait(*arguments):
                 return self._explain_no_packets()
             count = batch.removed_view[0]

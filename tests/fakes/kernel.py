@@ -30,7 +30,7 @@ from typing import Any
 from iocp_loop._operation import ORPHANS, SETTLED, OverlappedEx
 from iocp_loop._win32 import prototypes
 from iocp_loop._win32.constants import INFINITE, INVALID_HANDLE_VALUE, Error, NotificationMode, Status, WsaError
-from iocp_loop._win32.types import OVERLAPPED, OVERLAPPED_ENTRY, WSABUF
+from iocp_loop._win32.types import DWORD, OVERLAPPED, OVERLAPPED_ENTRY, WSABUF
 
 from .network import Accept, Connect, FakeSocket, Receive, Request, Result, Send
 
@@ -352,7 +352,8 @@ class FakeKernel:
         masks = _MASKS[name]
         if len(args) != len(masks):
             self.violation(f"{name} takes {len(masks)} arguments, not {len(args)}")
-        if not all(type(arg) is _Prepared for arg in args):
+        # An object of a ctypes type is passed by its value, and is as wide as its type.
+        if not all(type(arg) in (_Prepared, DWORD) for arg in args):
             self.violation(f"{name} was called with an argument that was not prepared: {args}")
         return [_value_of(arg) & mask for arg, mask in zip(args, masks, strict=True)]
 
