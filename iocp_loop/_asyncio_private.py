@@ -8,6 +8,7 @@ tests can say which of them a new Python has changed.
 import asyncio
 import inspect
 import sys
+import threading
 from asyncio import base_events, base_subprocess, constants, events, exceptions, format_helpers, sslproto, trsock
 from asyncio.base_events import Server
 from asyncio.log import logger
@@ -107,10 +108,21 @@ class Handle(asyncio.Handle):
 
 
 class TimerHandle(asyncio.TimerHandle):
-    """As `Handle`."""
+    """As `Handle`. Most timers are time-outs, and end by being cancelled: one function in place of asyncio's four."""
 
     __slots__ = ()
     _source_traceback = None
+
+    def cancel(self) -> None:
+        timer: Any = self
+        loop = timer._loop
+        if loop._debug:
+            super().cancel()
+        elif not timer._cancelled:
+            if timer._scheduled:
+                loop._timer_cancelled_count += 1
+            timer._cancelled = True
+            timer._callback = timer._args = None
 
 
 _run_as_made = asyncio.Handle._run
@@ -122,8 +134,21 @@ def replaced_run() -> Any:
     return None if run is _run_as_made else run
 
 
-# From 3.14 on, one that another thread may cancel.
-ThreadsafeHandle: Any = getattr(events, "_ThreadSafeHandle", asyncio.Handle)
+if hasattr(events, "_ThreadSafeHandle"):
+    # From 3.14 on: one that another thread may cancel.
+    class ThreadsafeHandle(events._ThreadSafeHandle):  # type: ignore[name-defined, misc]
+        """As `Handle`, with a lock, which is set after the other fields."""
+
+        __slots__ = ()
+        _source_traceback = None
+
+    def lock_handle(handle: Any) -> None:
+        """Give a ThreadsafeHandle its lock."""
+        handle._lock = threading.RLock()
+else:
+    ThreadsafeHandle = Handle  # type: ignore[misc, assignment]
+    lock_handle = None  # type: ignore[assignment]
+
 _FORMAT_TAKES_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source).parameters
 
 

@@ -15,7 +15,7 @@ from contextvars import Context, copy_context
 from typing import Any, TypeVarTuple
 
 from . import _asyncio_private as private
-from ._asyncio_private import Handle, TimerHandle
+from ._asyncio_private import Handle, ThreadsafeHandle, TimerHandle
 
 # The heap is cleaned when more than this many timers are in it, and more than half of them were cancelled.
 TIMERS_KEPT_MAX = 100
@@ -84,7 +84,15 @@ class SchedulingLoop(private.BaseLoop):
         """`call_soon` from any thread: wakes the loop. Many calls while it sleeps cost one packet."""
         if self._debug or self._closed:
             return _without_own_frame(super().call_soon_threadsafe(callback, *args, context=context))
-        handle = private.ThreadsafeHandle(callback, args, self, context)
+        handle = _new(ThreadsafeHandle)
+        handle._context = copy_context() if context is None else context
+        handle._loop = self
+        handle._callback = callback
+        handle._args = args
+        handle._cancelled = False
+        handle._repr = None
+        if private.lock_handle is not None:
+            private.lock_handle(handle)
         self._ready.append(handle)
         self._write_to_self()
         return handle
@@ -99,7 +107,8 @@ class SchedulingLoop(private.BaseLoop):
         """Call `callback(*args)` in `delay` seconds, never earlier. Otherwise as `call_at`."""
         if delay is None:
             raise TypeError("delay must not be None")
-        return _without_own_frame(self.call_at(self.time() + delay, callback, *args, context=context))
+        handle = self.call_at(self.time() + delay, callback, *args, context=context)
+        return _without_own_frame(handle) if self._debug else handle
 
     def call_at(
         self, when: float, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
