@@ -10,6 +10,7 @@ import os
 from typing import Any, Protocol, TypeVar
 
 from ._operation import KERNEL_OWNED, RELEASED, IoType, LifetimeError, OverlappedEx
+from ._win32.memory import new_bytes
 
 OperationT = TypeVar("OperationT", bound=OverlappedEx)
 
@@ -24,6 +25,13 @@ class Arena(Protocol):
 
     def buffer(self, size: int) -> Any:
         """A new array of `size` chars; a slice of it is bytes."""
+
+    def message_buffer(self, size: int) -> Any:
+        """As `buffer`, or a bytes object that is not filled yet; a slice of all of it may be the object itself.
+
+        For `_sockets` and `_pipes`, which write by its address. What was received into all of it may be a user's by
+        then, so it must not be received into again.
+        """
 
     def release(self, operation: OverlappedEx) -> None:
         """Take back an operation that is ours. Raises LifetimeError if the kernel owns it."""
@@ -40,6 +48,10 @@ class HeapArena:
 
     def buffer(self, size: int) -> Any:
         return (ctypes.c_char * size)()
+
+    def message_buffer(self, size: int) -> Any:
+        # Not zeroed, which for a large array takes longer than to receive into it; and not copied when it comes full.
+        return new_bytes(size=size)
 
     def release(self, operation: OverlappedEx) -> None:
         retire(operation)

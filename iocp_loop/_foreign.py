@@ -170,6 +170,11 @@ def _socket_of(operation: PerformedOperation) -> socket.socket:
 # -- streams ---------------------------------------------------------------------------------------------------
 
 
+def receive_buffer(proactor: Proactor, size: int) -> Any:
+    """As in `_sockets`: an array, because it is Python that fills it."""
+    return proactor.arena.buffer(size)
+
+
 def receive_operation(
     proactor: Proactor, endpoint: ForeignEndpoint, deliver: Deliver, buffer: Any
 ) -> PerformedOperation:

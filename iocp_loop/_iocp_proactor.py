@@ -128,7 +128,7 @@ class IocpProactor:
         endpoint = self.endpoint(conn)
         if endpoint.leftover:
             return self._result(_take_leftover(endpoint, nbytes))
-        operation = self._receive(endpoint, self.core.arena.buffer(nbytes), flags)
+        operation = self._receive(endpoint, self._receive_buffer(endpoint, nbytes), flags)
         return self._submit(operation, conn, lambda operation, count: operation.buffer[:count])
 
     def recv_into(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
@@ -149,6 +149,12 @@ class IocpProactor:
         """As `give_back`, for a datagram."""
         endpoint = self.endpoint(conn)
         endpoint.datagrams = [(data, sender), *(endpoint.datagrams or ())]
+
+    def _receive_buffer(self, endpoint: Endpoint, size: int) -> Any:
+        if size < 0:
+            raise ValueError(f"the number of bytes to receive must be 0 or more, not {size}")
+        verbs = _sockets.verbs_of(endpoint) if endpoint.is_socket else _pipes
+        return verbs.receive_buffer(self.core, size)
 
     def _receive(self, endpoint: Endpoint, buffer: Any, flags: int) -> OverlappedEx:
         if not endpoint.is_socket:
@@ -189,7 +195,7 @@ class IocpProactor:
         """Receive one datagram and its sender's address."""
         if self.endpoint(conn).datagrams:
             return self._kept_datagram(conn, nbytes, lambda data: data)
-        operation = self._receive_from(conn, self.core.arena.buffer(nbytes), flags)
+        operation = self._receive_from(conn, self._receive_buffer(self.endpoint(conn), nbytes), flags)
         return self._submit(operation, conn, lambda op, count: (op.buffer[:count], _sender_of(op)))
 
     def recvfrom_into(self, conn: Any, buf: Any, nbytes: int = 0, flags: int = 0) -> "asyncio.Future[tuple[int, Any]]":

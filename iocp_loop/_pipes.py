@@ -16,7 +16,7 @@ from ._sockets import Outcome, winerror_of
 from ._win32.constants import INVALID_HANDLE_VALUE, Error, FileFlag, FileMode, PipeMode
 from ._win32.errors import os_error
 from ._win32.kernel import Kernel
-from ._win32.memory import address_of_bytes
+from ._win32.memory import address_of, address_of_bytes
 from ._win32.prototypes import argument
 from ._win32.types import DWORD, HANDLE, IO_STATUS_BLOCK, POINTER_TO
 
@@ -94,8 +94,13 @@ def reads_messages(kernel: Kernel, handle: int) -> bool:
     return bool(known and state.value & PipeMode.READMODE_MESSAGE)
 
 
-def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: object) -> FileReadOperation:
-    """A ReadFile into `buffer` (a ctypes char array)."""
+def receive_buffer(proactor: Proactor, size: int) -> Any:
+    """As in `_sockets`."""
+    return proactor.arena.message_buffer(size)
+
+
+def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> FileReadOperation:
+    """A ReadFile into `buffer` (a ctypes char array, or of `receive_buffer`)."""
     operation = proactor.arena.operation(FileReadOperation, IoType.READ)
     operation.endpoint = endpoint
     operation.deliver = deliver
@@ -104,13 +109,13 @@ def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, 
     return operation
 
 
-def set_receive_buffer(operation: FileReadOperation, buffer: object) -> None:
+def set_receive_buffer(operation: FileReadOperation, buffer: Any) -> None:
     """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
     operation.buffer = buffer
     operation.args = (
         argument(HANDLE, operation.endpoint.handle),
-        argument(POINTER_TO, ctypes.addressof(buffer)),  # type: ignore[arg-type]
-        argument(DWORD, len(buffer)),  # type: ignore[arg-type]
+        argument(POINTER_TO, address_of(buffer)),
+        argument(DWORD, len(buffer)),
         _NULL,
         argument(POINTER_TO, operation.address),
     )

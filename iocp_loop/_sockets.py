@@ -31,7 +31,7 @@ from ._proactor import Proactor
 from ._win32 import sockaddr
 from ._win32.constants import Error, SocketOption, WsaError
 from ._win32.errors import os_error, status_error, winerror_from_status
-from ._win32.memory import address_of_bytes
+from ._win32.memory import address_of, address_of_bytes
 from ._win32.prototypes import argument
 from ._win32.types import DWORD, HANDLE, INT, POINTER_TO, SOCKET
 
@@ -98,8 +98,13 @@ class Outcome(Enum):
 # -- streams ---------------------------------------------------------------------------------------------------
 
 
+def receive_buffer(proactor: Proactor, size: int) -> Any:
+    """Memory for a receive; once full, it may be handed on as the message itself: see `Arena.message_buffer`."""
+    return proactor.arena.message_buffer(size)
+
+
 def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> ReadOperation:
-    """A WSARecv into `buffer` (a ctypes char array); its result is the byte count, 0 at the end of the stream."""
+    """A WSARecv into `buffer`: an array of chars, or `receive_buffer`'s. The result is its byte count, 0 at the end."""
     operation = proactor.arena.operation(ReadOperation, IoType.READ)
     operation.endpoint = endpoint
     operation.deliver = deliver
@@ -125,7 +130,7 @@ def receive_outcome(_operation: OverlappedEx, status: int, _byte_count: int) -> 
 def set_receive_buffer(operation: ReadOperation | ReadFromOperation, buffer: Any, size: int | None = None) -> None:
     """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
     operation.buffer = buffer
-    operation.wsabuf.buf = ctypes.addressof(buffer)
+    operation.wsabuf.buf = address_of(buffer)
     operation.wsabuf.len = len(buffer) if size is None else size
 
 

@@ -312,6 +312,11 @@ def register(proactor: Proactor, handle: int, owner: Any = None) -> Endpoint:
     return endpoint
 
 
+def receive_buffer(proactor: Proactor, size: int) -> Any:
+    """Memory for a read: an array, because it is Python that fills it."""
+    return proactor.arena.buffer(size)
+
+
 def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> PlainOperation:
     """A read into `buffer` (a ctypes char array)."""
     operation = proactor.arena.operation(PlainOperation, IoType.READ)

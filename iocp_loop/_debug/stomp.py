@@ -54,6 +54,9 @@ class StompArena:
         weakref.finalize(array, self._stomp, ctypes.addressof(array)).atexit = False
         return array
 
+    # On pages of its own, and not a bytes object in the heap.
+    message_buffer = buffer
+
     def release(self, operation: OverlappedEx) -> None:
         """As in `Arena`."""
         retire(operation)

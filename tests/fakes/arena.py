@@ -9,6 +9,7 @@ from typing import Any
 
 from iocp_loop._arena import OperationT, retire
 from iocp_loop._operation import IoType, OverlappedEx
+from iocp_loop._win32.memory import address_of, new_bytes
 
 _PATTERN = 0xDD
 
@@ -19,6 +20,7 @@ class PatternArena:
     def __init__(self) -> None:
         self._blocks: dict[int, bytearray] = {}
         self._released: dict[int, bytearray] = {}
+        self._gives_bytes = False
 
     def operation(self, cls: type[OperationT], io_type: IoType) -> OperationT:
         block = bytearray(ctypes.sizeof(cls))
@@ -33,12 +35,18 @@ class PatternArena:
         self._blocks[ctypes.addressof(array)] = block
         return array
 
+    def message_buffer(self, size: int) -> Any:
+        # Every other one as in HeapArena: who keeps what he was given, and compares it later, sees what was written to
+        # it behind his back.
+        self._gives_bytes = not self._gives_bytes
+        return new_bytes(size=size) if self._gives_bytes else self.buffer(size)
+
     def release(self, operation: OverlappedEx) -> None:
         retire(operation)
         self._stomp(operation.address)
 
     def release_buffer(self, buffer: Any) -> None:
-        self._stomp(ctypes.addressof(buffer))
+        self._stomp(address_of(buffer))
 
     def _stomp(self, address: int) -> None:
         block = self._blocks.pop(address, None)

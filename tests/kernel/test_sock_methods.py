@@ -246,3 +246,24 @@ async def test_a_socket_that_belongs_to_another_port_is_served_all_the_same(pair
     assert await task == b"in"
     await here().sock_sendall(ours, b"out")
     assert receive_exactly(peer, 3) == b"out"
+
+
+async def test_what_sock_recv_brought_is_never_received_into_again(pair):
+    """Each receive is filled to its last byte: such a buffer is the result itself, uncopied."""
+    ours, peer = pair
+    message = pattern(1 << 20)
+    sending = asyncio.create_task(asyncio.to_thread(peer.sendall, message))
+    pieces = []
+    while sum(map(len, pieces)) < len(message):
+        pieces.append(await here().sock_recv(ours, 1000))
+    await sending
+    assert {len(piece) for piece in pieces} >= {1000}
+    assert b"".join(pieces) == message
+
+
+async def test_receiving_a_negative_number_of_bytes_is_a_value_error(pair):
+    ours, peer = pair
+    with pytest.raises(ValueError, match="must be 0 or more, not -1"):
+        await here().sock_recv(ours, -1)
+    peer.sendall(b"x")
+    assert await here().sock_recv(ours, 1) == b"x"
