@@ -14,9 +14,8 @@ from .._endpoint import Endpoint
 from .._operation import OverlappedEx
 from .._sockets import error_of, winerror_of
 from .._win32.constants import Error
-from ._reader import MessageReader
+from ._messages import MessageReader, MessageWriter
 from ._stream import StreamTransport
-from ._writer import MessageWriter
 
 if TYPE_CHECKING:
     from .._loop import IocpEventLoop

@@ -2,11 +2,12 @@
 
     IDLE      nothing in flight: a write is tried at once by the C call of the socket; what that does not take is queued
     FLUSHING  one overlapped send gathers the queue; writes join the queue, and count for flow control at once
-    CORKED    small writes are gathered, and sent together when the turn ends
+    CORKED    writes are gathered, and sent together when the turn ends, or when they have become much
 
 A turn's first write goes out at once, so that an answer waits for nobody; the second and later ones are gathered, so
 that a program that writes in crumbs pays one kernel call per turn and not one per crumb. A connection that was seen to
-do so (head and body of an HTTP answer, say) has its first write gathered too, until a turn brings only one.
+do so (head and body of an HTTP answer, say) has its first write gathered too, until a turn brings only one. What is
+gathered was not refused by the kernel yet, and is no reason to pause the protocol.
 
 `_can_send` is true in IDLE only, and never while all writes are gathered, once end of file was written, the transport
 is closing or a file is being sent: the hot path tests one flag.
@@ -22,16 +23,17 @@ from .. import _asyncio_private as private
 from .._endpoint import Endpoint
 from .._operation import GATHER_MAX, OverlappedEx
 from .._sockets import error_of
-from ._flow import FlowControl
+from ._flow import HIGH_WATER_DEFAULT, FlowControl
 from ._reader import ignore
 
 if TYPE_CHECKING:
     from ._stream import StreamTransport
 
 # What is gathered during a turn is sent at once when it has become this much; what is this large, without gathering.
-CORKED_SIZE_MAX = 64 * 1024
-# Up to here, joining is cheaper than describing the pieces to the kernel one by one.
-JOIN_MAX = 256 * 1024
+CORKED_SIZE_MAX = 384 * 1024
+# Up to here, new memory is as cheap to join pieces in as what the loop keeps for that (docs/tried.md).
+JOIN_MAX = 64 * 1024
+_JUST_BYTES = frozenset({bytes})
 
 
 class Writer:
@@ -94,7 +96,7 @@ class Writer:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send now what the kernel takes without waiting; queue the rest."""
         if type(data) is not bytes:
-            data = _as_bytes_like(data)
+            data = as_bytes_like(data)
         if not self._can_send or not data:
             size = self.queued_size + len(data)
             if size < self._cork_limit and data:
@@ -127,13 +129,26 @@ class Writer:
 
     def writelines(self, list_of_data: Any) -> None:
         chunks = list(list_of_data)
-        if not self._can_send or sum(map(len, chunks)) <= JOIN_MAX:
+        if not _JUST_BYTES.issuperset(map(type, chunks)):
+            chunks = [bytes(as_bytes_like(data)) for data in chunks]
+        size = sum(map(len, chunks))
+        if self.queued_size + size < self._cork_limit:
+            self._queue.extend(chunks)  # type: ignore[union-attr]
+            self.queued_size += size
+        elif size <= JOIN_MAX or not self._can_send:
             self.write(b"".join(chunks))
-            return
-        for chunk in filter(None, [bytes(_as_bytes_like(data)) for data in chunks]):
-            self._enqueue(chunk)
-        self._flush()
-        self.flow.grown(self.queued_size)
+        else:
+            self._queue = deque(filter(None, chunks))
+            self.queued_size = size
+            self._can_send = False
+            if size <= CORKED_SIZE_MAX and self._endpoint.is_socket:
+                # As if it had been gathered during the turn that ends now.
+                self._last_turn = self._loop.turn
+                self._corked = True
+                self.uncork()
+            else:
+                self._flush()
+            self.flow.grown(self.queued_size)
 
     def _write_later(self, data: bytes | bytearray | memoryview) -> None:
         if self.eof_written:
@@ -147,6 +162,11 @@ class Writer:
             if self._refused_writes >= private.LOG_THRESHOLD:
                 private.logger.warning("socket.send() raised exception.")
             return
+        if self._corked and self.queued_size + len(data) > CORKED_SIZE_MAX:
+            self.uncork()
+            if self._can_send or self._closing:
+                self.write(data)
+                return
         is_first = not self._queue
         self._enqueue(bytes(data))
         if is_first and self._gathers:
@@ -159,7 +179,9 @@ class Writer:
 
     def _cork(self) -> None:
         self._corked = True
-        self._cork_limit = min(CORKED_SIZE_MAX, self.flow.high)
+        # What waits for the end of the turn only was not refused by the kernel, and is no reason to pause; but who has
+        # set a lower mark than the ordinary one wants to be asked.
+        self._cork_limit = CORKED_SIZE_MAX if self.flow.high >= HIGH_WATER_DEFAULT else self.flow.high
         self._loop.corked.append(self)
 
     def uncork(self) -> None:
@@ -170,22 +192,33 @@ class Writer:
             return
         self._corked = False
         self._cork_limit = 0
-        if len(queue) == 1:
-            data = queue[0]
-            # Alone in its turn: nothing is gained by letting the next one wait.
-            self._gathers = self._last_turn == self._loop.turn
-        else:
-            data = b"".join(queue)
-            queue.clear()
-            queue.append(data)
         try:
-            sent = self._send_now(data)
+            if len(queue) == 1:
+                # Alone in its turn: nothing is gained by letting the next one wait.
+                self._gathers = self._last_turn == self._loop.turn
+                sent = self._send_now(queue[0])
+            else:
+                sent = self._send_joined()
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as exc:
             self.transport.fatal_error(exc, "Fatal write error on transport")
             return
         self._after_sending(sent)
+
+    def _send_joined(self) -> int:
+        """Send all of the queue in one call; what that does not take is one piece from now on. 0: all is forgotten."""
+        queue: Any = self._queue
+        with self._loop.join_buffer.join(queue) as data:
+            try:
+                sent = self._send_now(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            queue.clear()
+            if sent < len(data):
+                queue.append(bytes(data[sent:]))
+            self.queued_size -= sent
+            return 0
 
     def _enqueue(self, data: bytes) -> None:
         """Queue bytes that nobody else can change."""
@@ -314,38 +347,7 @@ class Writer:
         self._can_send = not (self.queued_size or self.eof_written or self._closing or self._gathers)
 
 
-class MessageWriter(Writer):
-    """Writes to a message-mode pipe: each write, and each writelines, is one message, empty ones included."""
-
-    __slots__ = ()
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if data or self._closing or self.eof_written or self._empty_waiter is not None:
-            super().write(data)
-            return
-        # For a stream nothing to do; here a message of no bytes.
-        _as_bytes_like(data)
-        idle = self._can_send
-        self._enqueue(b"")
-        if idle:
-            self._flush()
-
-    def writelines(self, list_of_data: Any) -> None:
-        self.write(b"".join(list_of_data))
-
-    def _forget_sent(self, byte_count: int) -> None:
-        # One message at a time, all of it or an error: what follows may be empty, and is not sent yet.
-        assert self._queue is not None
-        self._queue.popleft()
-        self.queued_size -= byte_count
-
-    def finish(self) -> bool:
-        super().finish()
-        # An empty message waits too, though it weighs nothing.
-        return not self._queue
-
-
-def _as_bytes_like(data: Any) -> Any:
+def as_bytes_like(data: Any) -> Any:
     """bytes, bytearray, or a memoryview of single bytes."""
     if isinstance(data, bytes | bytearray):
         return data

@@ -117,7 +117,12 @@ class FakeSocket:
         """As on a non-blocking socket: takes some of it, or raises BlockingIOError."""
         kernel = self.kernel
         kernel.count("send")
-        view = memoryview(data).cast("B")
+        # Released: the real call keeps nothing of it, not even when it raises.
+        with memoryview(data) as given, given.cast("B") as view:
+            return self._send(view)
+
+    def _send(self, view: memoryview) -> int:
+        kernel = self.kernel
         self._check_open()
         if self.timeout is None:
             kernel.violation(f"{self!r} sends while it is blocking: the whole program would wait")

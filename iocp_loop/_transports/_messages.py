@@ -1,0 +1,79 @@
+"""A message-mode pipe: each write is one message, and so is each `data_received`, empty ones included."""
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from .._endpoint import Endpoint
+from .._sockets import Outcome
+from ._reader import Reader
+from ._writer import Writer, as_bytes_like
+
+if TYPE_CHECKING:
+    from ._stream import StreamTransport
+
+
+class MessageReader(Reader):
+    """Receives whole messages from a message-mode pipe: one `data_received` each, empty ones included.
+
+    A message longer than the buffer arrives in parts; all but the last bring the warning ERROR_MORE_DATA.
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, transport: "StreamTransport", endpoint: Endpoint, verbs: ModuleType, direct: Any) -> None:
+        super().__init__(transport, endpoint, verbs, direct)
+        self._parts: list[bytes] = []
+
+    def _decide_plain(self) -> None:
+        # Every message passes through `_take`, which knows whether it is whole.
+        self._plain = False
+
+    def _take(self, status: int, byte_count: int) -> None:
+        outcome = self._verbs.receive_outcome(self._operation, status, byte_count)
+        if outcome is not Outcome.DATA:
+            super()._take(status, byte_count)
+            return
+        self._parts.append(self._operation.buffer[:byte_count])
+        if byte_count == self._size:
+            self._grow()
+        if status:
+            self._out = False
+            self.arm()
+        else:
+            message, self._parts = b"".join(self._parts), []
+            try:
+                self.protocol.data_received(message)
+            finally:
+                self._out = False
+                self.arm()
+
+
+class MessageWriter(Writer):
+    """Writes to a message-mode pipe: each write, and each writelines, is one message, empty ones included."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if data or self._closing or self.eof_written or self._empty_waiter is not None:
+            super().write(data)
+            return
+        # For a stream nothing to do; here a message of no bytes.
+        as_bytes_like(data)
+        idle = self._can_send
+        self._enqueue(b"")
+        if idle:
+            self._flush()
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(list_of_data))
+
+    def _forget_sent(self, byte_count: int) -> None:
+        # One message at a time, all of it or an error: what follows may be empty, and is not sent yet.
+        assert self._queue is not None
+        self._queue.popleft()
+        self.queued_size -= byte_count
+
+    def finish(self) -> bool:
+        super().finish()
+        # An empty message waits too, though it weighs nothing.
+        return not self._queue
