@@ -13,6 +13,7 @@ from ._iocp_proactor import IocpProactor
 from ._readiness import Interest
 from ._transports import _pipe
 from ._transports._datagram import DatagramTransport
+from ._transports._idle import IdleRounds
 from ._transports._joining import JoinBuffer
 from ._transports._listener import Listener
 from ._transports._sendfile import copy_file, send_file
@@ -43,6 +44,7 @@ class IocpEventLoop(BareSockets):
         self._listeners: dict[socket.socket, Listener] = {}
         self._pipe_servers: set[_pipe.PipeServer] = set()
         self._watchers = Watchers(self)
+        self.idle_rounds = IdleRounds(self)
         self.join_buffer = JoinBuffer()
         self.transmits_running = 0
 

@@ -8,6 +8,8 @@ than the delivery of a message; its semantics are asyncio's, and the contract te
   deliveries add are run at once: the order is the same, and one look at the port is saved. So is the look of a turn
   with callbacks queued, while no operation is outstanding;
 * what was queued before a packet was dequeued runs before the packet is delivered;
+* a receive whose data asked for callbacks is submitted again when these have run, in this turn or the next one: what
+  they sent is on the way then, and a quick peer's next message may be there already;
 * a timer is due when the clock has reached its time, never before;
 * cancelled timers are dropped when they reach the head of the heap, or all at once when they are many.
 """
@@ -25,6 +27,7 @@ from ._signals import SignalWakeup
 from ._win32.kernel import Kernel
 
 if TYPE_CHECKING:
+    from ._transports._reader import Reader
     from ._transports._writer import Writer
 
 # Longer waits end early and are begun again: what asyncio does, so that no clock is trusted for longer than a day.
@@ -45,6 +48,8 @@ class TurningLoop(SchedulingLoop):
         self._signals = SignalWakeup(self.proactor)
         self.turn = 0  # which one this is: a writer gathers what is written after the first time in it
         self.corked: deque[Writer] = deque()  # those that have something to send at the end of the turn
+        self.callbacks = self._ready  # those that are to run
+        self.unarmed: deque[Reader] = deque()  # those that submit their receive when their callbacks have run
         self._due: deque[Any] = deque()  # timers whose time has come; emptied in the same turn, unless one raises
 
     def run_forever(self) -> None:
@@ -62,7 +67,8 @@ class TurningLoop(SchedulingLoop):
         if self._timer_cancelled_count:
             self._drop_cancelled_timers()
         queued = len(ready)
-        if queued or self._due or self._stopping or self.corked:
+        waiting = len(self.unarmed) if queued else 0  # their callbacks are among those that are queued
+        if queued or self._due or self._stopping or self.corked or self.unarmed:
             # Corked: written before the loop ran, while the turn before was uncorking, or when a KeyboardInterrupt
             # ended it.
             timeout: float | None = 0
@@ -87,8 +93,29 @@ class TurningLoop(SchedulingLoop):
             self._run_first(self._due, len(self._due))
         if added and not self._stopping:
             self._run_first(ready, added)
-        if self.corked:
-            self.uncork()
+        if self.corked or self.unarmed:
+            # The callbacks of what was delivered have run; but where others were queued, they run in the next turn.
+            self._end_turn(waiting if queued else len(self.unarmed))
+
+    def _end_turn(self, receives: int) -> None:
+        """Send what writers have gathered; then the first `receives` of those that waited for that are submitted."""
+        self.uncork()
+        reader: Any
+        take = self.unarmed.popleft
+        for _ in range(receives):
+            reader = take()
+            try:
+                reader.arm()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                # A bug of ours; as wherever a receive is submitted, it concerns one connection and not the loop.
+                self._report_arming(reader, exc)
+        reader = None  # As in `_run_first`.
+
+    def _report_arming(self, reader: "Reader", exc: BaseException) -> None:
+        message = f"Exception in callback: submitting the next receive of {reader.transport!r}"
+        self.call_exception_handler({"message": message, "exception": exc, "transport": reader.transport})
 
     def _needs_no_look(self) -> bool:
         # No operation is outstanding but the one that signals wake the loop by, and their handlers the interpreter runs

@@ -1,35 +1,61 @@
 """The reading half of a stream transport.
 
 One receive is outstanding, prepared once and submitted again after each delivery. Its packet arrives at `on_received`
-straight from the loop's `_process_events`, in the transport's context: no Future, no Task, no Handle.
+straight from the loop's `_process_events`, in the transport's context: no Future, no Task, no Handle. Where the data
+woke a task, the receive is submitted when the task has run: its answer is on the way then, and the peer's next message
+may be there already, so that the receive need not wait in the kernel.
 
 A pending receive is never cancelled to pause: its packet then is held back, and handed out on resume before anything
 newer is asked for. Only a failure is told at once, as on asyncio's other loops. The receive buffer follows the traffic:
-2 KiB while the connection is quiet, up to 512 KiB while receives come back full.
+up to 512 KiB while receives come back full, 2 KiB while they are small, none while nothing comes (see `Idleness`).
+A buffer that was filled becomes the message itself, uncopied, and the next receive has a new one.
 
 A BufferedProtocol's own buffer is asked for when data has arrived and not before, as on asyncio's other loops: a
-protocol may resize or replace its buffer whenever it is not being filled. The first bytes are copied into it; when
-they filled our buffer, the rest is received straight into the protocol's.
+protocol may resize or replace its buffer whenever it is not being filled. What came is copied into it; while receives
+fill 128 KiB, the rest of each is received straight into the protocol's.
 """
 
 import asyncio
 import ctypes
+from enum import Enum
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .. import _sockets
 from .._endpoint import Endpoint
 from .._operation import OverlappedEx
-from .._sockets import Outcome, error_of
+from .._sockets import Outcome, error_of, winerror_of
+from .._win32.constants import Error
+from .._win32.memory import address_of
 
 if TYPE_CHECKING:
     from ._stream import StreamTransport
 
-# Receive buffers, quiet to busy. 2 KiB holds an ordinary request; for bulk data 512 KiB was the best (docs/tried.md).
-RECEIVE_SIZES = (2048, 16 * 1024, 64 * 1024, 512 * 1024)
+# Receive buffers, quiet to busy. 2 KiB holds an ordinary request, 128 KiB a large message with room to spare; for bulk
+# data 512 KiB was the best (docs/tried.md).
+RECEIVE_SIZES = (2048, 16 * 1024, 128 * 1024, 512 * 1024)
 # This many receives in a row that the next smaller buffer would have held, and it is taken.
 SHRINK_AFTER = 4
 # Rounds of direct reading into a BufferedProtocol's buffer before other connections get their turn.
 DIRECT_ROUNDS_MAX = 8
+# From this buffer on (its place in RECEIVE_SIZES): up to there a copy is cheaper than another call.
+DIRECT_CLASS = 2
+
+
+class Idleness(Enum):
+    """How long nothing has come, in rounds of the loop's `_idle.IdleRounds`: two, and the receive buffer goes.
+
+    A receive of no bytes then waits for what comes next (MSDN, WSARecv: it completes when there are data, or the end),
+    and a receive with a buffer follows it. On Windows an idle connection so has no page locked in memory.
+    """
+
+    AWAKE = "awake"  # something came since the last round
+    QUIET = "quiet"  # nothing did
+    SHEDDING = "shedding"  # nor since the one before: the receive was cancelled, and its packet is on its way
+    RESTING = "resting"  # a receive of no bytes is out
+
+
+AWAKE, QUIET, SHEDDING, RESTING = Idleness
 
 
 class Reader:
@@ -44,9 +70,12 @@ class Reader:
     """
 
     __slots__ = (
+        "_callbacks",
+        "_can_rest",
         "_direct",
         "_endpoint",
         "_held",
+        "_idleness",
         "_operation",
         "_out",
         "_plain",
@@ -67,7 +96,11 @@ class Reader:
         self.transport = transport
         self._endpoint = endpoint
         self._proactor = transport.loop.proactor
+        self._callbacks = transport.loop.callbacks
         self._verbs = verbs
+        self._idleness = AWAKE
+        # Nobody knows what a layered provider makes of a receive of no bytes.
+        self._can_rest = verbs is _sockets and endpoint.skips_port
         self._direct = direct  # the socket's recv_into; None where there is no such call
         self._operation: Any = None
         # From the submit of a receive until the protocol has had its result. The operation's own state says less: one
@@ -87,7 +120,7 @@ class Reader:
         self._decide_plain()
 
     def _decide_plain(self) -> None:
-        self._plain = not (self.paused or self.stopped or self.buffered)
+        self._plain = not (self.paused or self.stopped or self.buffered) and self._idleness is AWAKE
 
     def pause(self) -> None:
         self.paused = True
@@ -135,16 +168,18 @@ class Reader:
     def _begin(self) -> bool:
         """Prepare the operation. True if it has a result already, and needs no submit."""
         leftover = self._endpoint.leftover
-        buffer = self._proactor.arena.buffer(max(RECEIVE_SIZES[0], len(leftover)))
+        buffer = self._verbs.receive_buffer(self._proactor, max(RECEIVE_SIZES[0], len(leftover)))
         operation = self._verbs.receive_operation(self._proactor, self._endpoint, self.on_received, buffer)
         operation.context = self.transport.context
         self._operation = operation
         self._size = len(buffer)
+        if self._can_rest:
+            self.transport.loop.idle_rounds.join()
         if not leftover:
             return False
         # A receive on the bare handle was cancelled and succeeded all the same: the stream begins with its bytes.
         self._endpoint.leftover = b""
-        ctypes.memmove(buffer, leftover, len(leftover))
+        ctypes.memmove(address_of(buffer), leftover, len(leftover))
         self._proactor.settle_inline(operation, 0, len(leftover))
         return True
 
@@ -153,21 +188,31 @@ class Reader:
         if not self._plain or status or not byte_count:
             self._on_received_otherwise(operation, status, byte_count)
             return
+        data = operation.buffer[:byte_count]
+        if byte_count == self._size:
+            self._grow()
+        elif self._size_class:
+            self._maybe_shrink(byte_count)
         try:
-            self.protocol.data_received(operation.buffer[:byte_count])
+            self.protocol.data_received(data)
         finally:
             # Also after an exception in the protocol: it is reported, and the connection goes on.
-            if self._plain:
-                if byte_count == self._size:
-                    self._grow()
-                elif self._size_class:
-                    self._maybe_shrink(byte_count)
+            if self._plain and not self._callbacks:
                 self._proactor.submit(operation)
             else:
-                self._out = False
-                self.arm()
+                self._arm_after_callbacks()
+
+    def _arm_after_callbacks(self) -> None:
+        """The protocol has had its result; when the callbacks that it may have asked for have run, arm again."""
+        self._out = False
+        if self._callbacks:
+            self.transport.loop.unarmed.append(self)
+        else:
+            self.arm()
 
     def _on_received_otherwise(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        if self._idleness is not AWAKE and self._wake(operation, status):
+            return
         if self.stopped:
             # close() was called; asyncio's contract is that nothing more is received.
             return
@@ -188,22 +233,21 @@ class Reader:
     def _take(self, status: int, byte_count: int) -> None:
         if (status or not byte_count) and not self._take_exceptional(status, byte_count):
             return
-        buffer = self._operation.buffer
+        data = self._operation.buffer[:byte_count]
         filled = byte_count == self._size
+        if filled:
+            self._grow()
+        elif self._size_class:
+            self._maybe_shrink(byte_count)
         try:
             if self.buffered:
-                self._feed_buffered(buffer[:byte_count], filled)
+                self._feed_buffered(data, filled)
             else:
-                self.protocol.data_received(buffer[:byte_count])
+                self.protocol.data_received(data)
         finally:
             # Also after an exception in the protocol: it is reported, and the connection goes on.
             if not self.stopped:
-                if filled:
-                    self._grow()
-                elif self._size_class:
-                    self._maybe_shrink(byte_count)
-                self._out = False
-                self.arm()
+                self._arm_after_callbacks()
 
     def _take_exceptional(self, status: int, byte_count: int) -> bool:
         """End of file or an error; True if it is data all the same."""
@@ -235,7 +279,7 @@ class Reader:
     def _feed_buffered(self, data: bytes, filled: bool) -> None:
         try:
             feed(self.protocol, data)
-            if filled and self._direct is not None:
+            if filled and self._direct is not None and self._size_class >= DIRECT_CLASS:
                 self._receive_directly()
         except (SystemExit, KeyboardInterrupt):
             raise
@@ -264,12 +308,20 @@ class Reader:
                 return
 
     def _grow(self) -> None:
+        """All of the buffer was filled: take a new one, before the protocol gets to see what may be the old one."""
         self._small_receives = 0
-        if self._size_class < len(RECEIVE_SIZES) - 1 and not (self.buffered and self._direct):
+        if self.buffered and self._direct and self._size_class >= DIRECT_CLASS:
+            # It is copied, and the rest received without it.
+            return
+        if self._size_class < len(RECEIVE_SIZES) - 1:
             self._change_buffer(self._size_class + 1)
+        elif type(self._operation.buffer) is bytes:
+            # SAFETY: the slice that the protocol gets is this very object: the kernel must not write there again.
+            self._change_buffer(self._size_class)
 
     def _maybe_shrink(self, byte_count: int) -> None:
-        if byte_count > RECEIVE_SIZES[self._size_class - 1]:
+        # What would just have filled the next smaller buffer would have grown it again.
+        if byte_count >= RECEIVE_SIZES[self._size_class - 1]:
             self._small_receives = 0
             return
         self._small_receives += 1
@@ -278,57 +330,72 @@ class Reader:
             self._change_buffer(self._size_class - 1)
 
     def _change_buffer(self, size_class: int) -> None:
+        try:
+            buffer = self._verbs.receive_buffer(self._proactor, RECEIVE_SIZES[size_class])
+        except MemoryError as exc:
+            self.transport.fatal_error(exc, "Fatal error: no memory to receive into")
+            return
         old = self._operation.buffer
         self._size_class = size_class
         self._size = RECEIVE_SIZES[size_class]
-        self._verbs.set_receive_buffer(self._operation, self._proactor.arena.buffer(RECEIVE_SIZES[size_class]))
-        self._proactor.arena.release_buffer(old)
+        self._verbs.set_receive_buffer(self._operation, buffer)
+        if old:
+            self._proactor.arena.release_buffer(old)
+
+    # -- while nothing comes -----------------------------------------------------------------------------------
+
+    def pass_round(self) -> bool:
+        """Another while has gone by without data, if the last one's mark is still there. True if that cost a cancel."""
+        if self.stopped or not self._out or not self._can_rest:
+            return False
+        if self._idleness is AWAKE:
+            self._idleness = QUIET
+            self._plain = False  # What comes passes by `_wake`.
+            return False
+        if self._idleness is not QUIET:
+            return False
+        self._idleness = SHEDDING
+        self._proactor.cancel(self._operation)
+        return True
+
+    def _wake(self, operation: OverlappedEx, status: int) -> bool:
+        """Something came, or the receive was cancelled in order to rest. False if it is to be delivered."""
+        if self.stopped or (status and self._idleness is RESTING):
+            return False
+        was, self._idleness = self._idleness, AWAKE
+        if was is RESTING:
+            self.transport.loop.idle_rounds.join()
+            self._change_buffer(0)
+        elif was is SHEDDING and winerror_of(operation, status) == Error.OPERATION_ABORTED:
+            self._rest(operation)
+        else:
+            self._decide_plain()
+            return False
+        self._decide_plain()
+        self._out = False
+        self.arm()
+        return True
+
+    def _rest(self, operation: Any) -> None:
+        self._idleness = RESTING
+        self._size = self._size_class = self._small_receives = 0
+        self.transport.loop.idle_rounds.leave()
+        buffer = operation.buffer
+        self._verbs.set_receive_buffer(operation, b"")
+        self._proactor.arena.release_buffer(buffer)
 
     def release(self) -> None:
         """Give the memory back; the endpoint is closed, so nothing is outstanding."""
         operation, self._operation = self._operation, None
         if operation is not None:
             operation.deliver = ignore  # Breaks the cycle with this reader.
-            self._proactor.arena.release_buffer(operation.buffer)
+            if self._can_rest and self._idleness is not RESTING:
+                self.transport.loop.idle_rounds.leave()
+            if operation.buffer:
+                self._proactor.arena.release_buffer(operation.buffer)
             self._proactor.release(operation)
         # With these gone, a closed connection is freed at once, and not when the collector comes round.
         self.protocol = self.transport = None  # type: ignore[assignment]
-
-
-class MessageReader(Reader):
-    """Receives whole messages from a message-mode pipe: one `data_received` each, empty ones included.
-
-    A message longer than the buffer arrives in parts; all but the last bring the warning ERROR_MORE_DATA.
-    """
-
-    __slots__ = ("_parts",)
-
-    def __init__(self, transport: "StreamTransport", endpoint: Endpoint, verbs: ModuleType, direct: Any) -> None:
-        super().__init__(transport, endpoint, verbs, direct)
-        self._parts: list[bytes] = []
-
-    def _decide_plain(self) -> None:
-        # Every message passes through `_take`, which knows whether it is whole.
-        self._plain = False
-
-    def _take(self, status: int, byte_count: int) -> None:
-        part = self._operation.buffer[:byte_count]
-        outcome = self._verbs.receive_outcome(self._operation, status, byte_count)
-        if outcome is not Outcome.DATA:
-            super()._take(status, byte_count)
-        elif status:
-            self._parts.append(part)
-            self._grow()
-            self._out = False
-            self.arm()
-        else:
-            self._parts.append(part)
-            message, self._parts = b"".join(self._parts), []
-            try:
-                self.protocol.data_received(message)
-            finally:
-                self._out = False
-                self.arm()
 
 
 def feed(protocol: Any, data: bytes) -> None:

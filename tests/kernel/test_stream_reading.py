@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from iocp_loop._operation import State
-from iocp_loop._transports._reader import DIRECT_ROUNDS_MAX, RECEIVE_SIZES, SHRINK_AFTER
+from iocp_loop._transports._reader import DIRECT_CLASS, DIRECT_ROUNDS_MAX, RECEIVE_SIZES, SHRINK_AFTER
 
 from .peers import Buffered, Echo, Recorder, client, connected, pattern, receive_exactly, reset, serving
 from .watched import here, turns, until
@@ -274,7 +274,7 @@ async def test_direct_receives_give_others_a_turn():
         running = False
         await turns()
         # One receive of ours in as many pieces as it needs, and the direct ones after it, on each turn.
-        assert longest <= 2 * (DIRECT_ROUNDS_MAX + RECEIVE_SIZES[0] // Small.size)
+        assert longest <= 2 * (DIRECT_ROUNDS_MAX + RECEIVE_SIZES[DIRECT_CLASS] // Small.size)
 
 
 async def test_a_buffered_protocol_may_resize_its_buffer_whenever_it_is_not_being_filled():

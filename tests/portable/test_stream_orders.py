@@ -14,6 +14,7 @@ from fakes.kernel import Chances, FakeKernel
 from fakes.loop import FakeLoop
 
 from iocp_loop._operation import GATHER_MAX
+from iocp_loop._transports import _reader, _writer
 
 
 class Recorder(asyncio.Protocol):
@@ -25,6 +26,7 @@ class Recorder(asyncio.Protocol):
     def __init__(self, loop):
         self.transport = None
         self.received = bytearray()
+        self.kept = []  # what came, piece by piece, not copied
         self.written = bytearray()
         self.eof = loop.create_future()
         self.lost = loop.create_future()
@@ -48,6 +50,7 @@ class Recorder(asyncio.Protocol):
         assert not self.lost.done(), "data after connection_lost"
         assert data
         self.received += data
+        self.kept.append(data)
 
     def eof_received(self):
         assert not self.lost.done()
@@ -149,7 +152,7 @@ class Stage:
         transport = end.transport
         if transport is None or end.lost.done():
             return
-        match random.randrange(8):
+        match random.randrange(9):
             case 0 | 1:
                 end.write(self.message())
             case 2:
@@ -171,6 +174,8 @@ class Stage:
                 transport.resume_reading()
             case 7:
                 transport.set_write_buffer_limits(random.choice((0, 10, 1000)))
+            case 8:
+                self.loop.idle_rounds.go()
 
     def meddle(self):
         if self.budget and self.random.random() < 0.3:
@@ -209,6 +214,27 @@ def test_every_byte_written_is_received_in_order(schedules):
     schedules(run, 700)
 
 
+def test_the_same_with_buffers_and_limits_that_every_message_reaches(schedules, monkeypatch):
+    """Receives grow to the largest buffer and fill it; what is gathered in a turn becomes too much in the turn."""
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+    monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 200)
+    monkeypatch.setattr(_writer, "JOIN_MAX", 50)
+
+    def run(seed):
+        stage = Stage(seed, Chances(would_block=0.2))
+        for buffered in (False, seed % 4 == 0):
+            for end in stage.connection(buffered=buffered):
+                end.meddle = stage.meddle
+        stage.run(orderly(stage))
+        assert stage.loop.reports == []
+
+    async def orderly(stage):
+        await stage.act_for_a_while()
+        await finish_in_order(stage)
+
+    schedules(run, 500)
+
+
 async def finish_in_order(stage):
     stage.budget = 0
     for end in stage.ends:
@@ -219,6 +245,7 @@ async def finish_in_order(stage):
         await end.eof
     for end, other in pairs(stage.ends):
         assert end.received == other.written
+        assert not end.kept or b"".join(end.kept) == end.received  # Nothing was received into what the protocol keeps.
         assert not end.writing_paused
         assert end.transport.get_write_buffer_size() == 0
         end.transport.close()
@@ -567,6 +594,7 @@ def test_one_echo_costs_one_receive_and_one_send():
             client.write(b"%03d" % number)
             while len(client.received) < len(client.written):
                 await asyncio.sleep(0)
+        await asyncio.sleep(0)  # The last receive is submitted when the callbacks of its turn have run: this task's.
         for name, calls in stage.kernel.calls.items():
             before[name] = calls - before.get(name, 0)
         for end in (client, server):
