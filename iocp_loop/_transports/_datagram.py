@@ -139,25 +139,30 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         try:
             self._protocol.datagram_received(data, sender if sender is not None else self._address)
             if self._burst:
-                self._receive_burst()
+                self._receive_burst(operation.buffer)
         finally:
             # Also after an exception in the protocol: it is reported, and reception goes on.
             self._arm()
 
-    def _receive_burst(self) -> None:
-        """The last receive was served at once: datagrams are queueing up. Take them by the socket's own call."""
+    def _receive_burst(self, buffer: Any) -> None:
+        """The last receive was served at once: datagrams are queueing up. Take them by the socket's own call.
+
+        Args:
+            buffer: the receive's, which is ours until it is submitted again: a new one of this size for each datagram
+                would cost more than the copy.
+        """
         for _ in range(BURST_MAX):
             if self._closing:
                 return
             try:
-                data, sender = self._handle.recvfrom(self.datagram_size)
+                byte_count, sender = self._handle.recvfrom_into(buffer)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
                 # An ICMP answer, and this call has taken it: nobody else will report it.
                 self._tell_error(exc)
                 continue
-            self._protocol.datagram_received(data, sender if sender is not None else self._address)
+            self._protocol.datagram_received(buffer[:byte_count], sender if sender is not None else self._address)
 
     def _on_receive_error(self, error: OSError) -> None:
         code = getattr(error, "winerror", None)
@@ -185,7 +190,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
     # -- sending -----------------------------------------------------------------------------------------------
 
     def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
-        if not isinstance(data, bytes | bytearray | memoryview):
+        if type(data) is not bytes and not isinstance(data, bytes | bytearray | memoryview):
             raise TypeError(f"data argument must be bytes-like object ({type(data).__name__!r})")
         if self._address is not None and addr not in (None, self._address):
             raise ValueError(f"Invalid address: must be None or {self._address}")
