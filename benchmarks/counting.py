@@ -4,6 +4,8 @@ Three instruments: a kernel that counts the calls made of it (ours only), a prof
 sockets, and `sys.monitoring` (Python 3.12+), which counts functions, lines and bytecode instructions by file.
 """
 
+import asyncio
+import importlib.util
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -115,14 +117,17 @@ class PythonCounter:
         return {kind: {room: n / count for room, n in c.most_common()} for kind, c in self.counts.items()}
 
 
+# Where the rooms are. By their own folders and not by name: a path may well hold "iocp_loop" elsewhere, too.
+_PACKAGES = [Path(asyncio.__file__).parent]
+_PACKAGES += [Path(folder) for folder in importlib.util.find_spec("iocp_loop").submodule_search_locations]
+
+
 def room_of(code: CodeType) -> str | None:
     """The room of iocp_loop, or the module of asyncio; None for the benchmark itself."""
     path = Path(code.co_filename)
-    parts = path.parts
-    for package in ("iocp_loop", "asyncio"):
-        if package in parts[:-1]:
-            at = len(parts) - 1 - parts[::-1].index(package)
-            return "/".join(parts[at:])
+    for package in _PACKAGES:
+        if path.is_relative_to(package):
+            return path.relative_to(package.parent).as_posix()
     if path.parent == Path(__file__).parent:
         return None
     return path.name

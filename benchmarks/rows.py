@@ -62,6 +62,7 @@ ROWS: list[Row] = [
     Row("idle_plain_1000", "echo", "hold", 1000, "0", PER_CONNECTION),
     Row("idle_plain_5000", "echo", "hold", 5000, "0", PER_CONNECTION),
     Row("idle_tls_1000", "echo_tls", "holdtls", 1000, "0", PER_CONNECTION, python_load=True),
+    Row("idle_tls_5000", "echo_tls", "holdtls", 5000, "0", PER_CONNECTION, python_load=True),
 ]
 # The rows of `--quick`.
 QUICK = ("echo_1k_10conns", "echo_1k_100conns")

@@ -29,8 +29,10 @@ from rows import LESS_IS_BETTER, MILLISECONDS, PER_CONNECTION, QUICK, ROWS, Row
 HERE = Path(__file__).parent
 # The row of accepted sockets without a loop, in the memory rows.
 BARE = "bare"
-MEMORY_ROUNDS = 3
+MEMORY_ROUNDS = 2
 MEMORY_WAIT_S = 60.0
+# A connection is idle when nothing has come for so long: ours has given its receive buffer back by then.
+IDLE_S = 12.0
 
 
 # What a server says when its clients vanish is of no interest, unless somebody debugs it.
@@ -149,6 +151,8 @@ class Bench:
             if name != BARE:
                 memory_with(host, 0)
             generator.order(order.format(row.connections))
+            memory_with(host, row.connections + (name == BARE))
+            time.sleep(IDLE_S)
             after = memory_with(host, row.connections + (name == BARE))
             generator.order("drop - 0 0 0 0 0")
         finally:
@@ -271,10 +275,10 @@ def main(arguments: list[str]) -> int:
         for row in rows:
             results["rows"][row.name] = measured = bench.measure(row, present)
             print_row(row.name, measured, present)
+            results["generator"] = {str(kind): one.title for kind, one in bench.generators.items()}
             if options.out:
                 options.out.write_text(json.dumps(results, indent=1) + "\n")
     finally:
-        results["generator"] = {str(kind): one.title for kind, one in bench.generators.items()}
         bench.close()
     return 0
 

@@ -3,7 +3,7 @@
 
     tools/dev.py demo   [ARGS]    python -m iocp_loop demo ARGS
     tools/dev.py test   [ARGS]    pytest ARGS; --stomp: with the stomp mode's guarded memory
-    tools/dev.py bench  [ARGS]    benchmarks/run.py ARGS
+    tools/dev.py bench  [ARGS]    benchmarks/run.py ARGS; --page FOLDER: and the results page, with counts and plots
     tools/dev.py python [ARGS]    anything: python ARGS
     tools/dev.py lint             ruff and mypy
 

@@ -10,7 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
-from devtool import cache, commands, cpus, fetch, pins, report, stdlib, winpython  # noqa: E402
+from devtool import cache, commands, cpus, fetch, native, pins, report, stdlib, winpython  # noqa: E402
 
 
 @pytest.fixture
@@ -140,11 +140,43 @@ def test_every_pin_is_a_sha256():
     assert len(set(hashes)) == len(hashes)
 
 
-@pytest.mark.parametrize("name", ["requirements-test.txt", "requirements-bench.txt", "requirements-lint.txt"])
-def test_every_requirement_is_pinned_with_a_hash(name):
-    for requirement in (REPOSITORY / "tools" / name).read_text().replace("\\\n", " ").splitlines():
+@pytest.mark.parametrize("kind", ["test", "bench", "lint", "report"])
+def test_every_requirement_is_pinned_with_a_hash(kind):
+    text = (REPOSITORY / "tools" / f"requirements-{kind}.txt").read_text()
+    for requirement in text.replace("\\\n", " ").splitlines():
         assert "==" in requirement
         assert "--hash=sha256:" in requirement
+
+
+# ---- benchmarks
+
+
+def test_a_page_is_made_of_rates_and_counts(monkeypatch, tmp_path):
+    steps = []
+    monkeypatch.setattr(commands, "in_windows_python", lambda _name, arguments, _folder: steps.append(arguments) or 0)
+    monkeypatch.setattr(native, "environment", lambda *_: Path("python"))
+    monkeypatch.setattr(native, "run", lambda _python, arguments, **_: steps.append(arguments) or 0)
+    page = tmp_path / "page"
+    request = commands.parse(["bench", "echo_1k", "--page", str(page), "--rounds", "3"])
+    assert commands.bench(request) == 0
+    rates, counts, drawing = steps
+    assert rates[:5] == ["benchmarks/run.py", "echo_1k", "--rounds", "3", "--out"]
+    assert rates[5].endswith("results.json")
+    assert counts[0] == "benchmarks/counts.py"
+    assert drawing == [
+        "benchmarks/report.py", str(page / "results.json"), "--counts", str(page / "counts.json"), "--out", str(page)
+    ]  # fmt: skip
+    assert page.is_dir()
+
+
+def test_no_page_is_drawn_of_what_failed(monkeypatch, tmp_path):
+    monkeypatch.setattr(commands, "in_windows_python", lambda *_: 3)
+    assert commands.bench(commands.parse(["bench", "--page", str(tmp_path)])) == 3
+
+
+def test_a_page_wants_a_folder():
+    with pytest.raises(report.Trouble, match="--page wants a folder"):
+        commands.bench(commands.parse(["bench", "--page"]))
 
 
 # ---- the standard library

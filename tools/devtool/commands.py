@@ -102,7 +102,34 @@ def is_test_path(argument: str) -> bool:
 
 
 def bench(request: Request) -> int:
-    return in_windows_python(request.python, ["benchmarks/run.py", *request.arguments], REPOSITORY)
+    """The rates; with `--page FOLDER` also the counts, and the page of all of it with its plots."""
+    arguments, page = take_option(request.arguments, "--page")
+    if page is None:
+        return in_windows_python(request.python, ["benchmarks/run.py", *arguments], REPOSITORY)
+    folder = Path(page).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    results, counts = folder / "results.json", folder / "counts.json"
+    for script, out in ((["benchmarks/run.py", *arguments], results), (["benchmarks/counts.py"], counts)):
+        name = str(out) if sys.platform == "win32" else wine.windows_path(out)
+        status = in_windows_python(request.python, [*script, "--out", name], REPOSITORY)
+        if status:
+            return status
+    executable = native.environment(sys.executable, native.own_name(), native.REPORT_REQUIREMENTS)
+    command = ["benchmarks/report.py", str(results), "--counts", str(counts), "--out", str(folder)]
+    status = native.run(executable, command, folder=REPOSITORY, environ={})
+    if not status:
+        report.say(f"the page is {folder / 'benchmarks.md'}")
+    return status
+
+
+def take_option(arguments: list[str], option: str) -> tuple[list[str], str | None]:
+    """The arguments without an option, and what the option says."""
+    if option not in arguments:
+        return arguments, None
+    at = arguments.index(option)
+    if at + 1 == len(arguments):
+        raise report.Trouble(f"{option} wants a folder: write it like {option} my-results.")
+    return arguments[:at] + arguments[at + 2 :], arguments[at + 1]
 
 
 def python(request: Request) -> int:

@@ -17,6 +17,7 @@ TOOLS = Path(__file__).resolve().parent.parent
 TEST_REQUIREMENTS = TOOLS / "requirements-test.txt"
 BENCH_REQUIREMENTS = TOOLS / "requirements-bench.txt"
 LINT_REQUIREMENTS = TOOLS / "requirements-lint.txt"
+REPORT_REQUIREMENTS = TOOLS / "requirements-report.txt"
 
 EXECUTABLE = "import sys; print(sys.executable)"
 
