@@ -29,9 +29,18 @@ def idleness(transport):
 
 async def rest(transport):
     """Two rounds in which nothing comes."""
-    for _ in range(2):
+    await bring_to(transport, Idleness.RESTING)
+
+
+async def bring_to(transport, state):
+    """Let nothing come until the transport is in that state of rest."""
+    await turns()
+    here().idle_rounds.go()
+    if state is not Idleness.QUIET:
         here().idle_rounds.go()
-    await until(lambda: idleness(transport) is Idleness.RESTING)
+    if state is Idleness.RESTING:
+        await until(lambda: idleness(transport) is Idleness.RESTING)
+    assert idleness(transport) is state
 
 
 # -- messages and buffers --------------------------------------------------------------------------------------
@@ -290,13 +299,7 @@ async def test_a_resting_connection_hears_of_the_end_and_of_a_reset():
 @pytest.mark.parametrize("state", [Idleness.QUIET, Idleness.SHEDDING, Idleness.RESTING])
 async def test_a_connection_can_be_closed_in_every_state_of_rest(state, end):
     async with connected() as (transport, protocol, peer):
-        await turns()
-        here().idle_rounds.go()
-        if state is not Idleness.QUIET:
-            here().idle_rounds.go()
-        if state is Idleness.RESTING:
-            await rest(transport)
-        assert idleness(transport) is state
+        await bring_to(transport, state)
         getattr(transport, end)()
         assert await protocol.gone() is None
         assert here().idle_rounds._buffers == 0
@@ -305,13 +308,7 @@ async def test_a_connection_can_be_closed_in_every_state_of_rest(state, end):
 @pytest.mark.parametrize("state", [Idleness.QUIET, Idleness.SHEDDING, Idleness.RESTING])
 async def test_a_connection_can_be_paused_and_resumed_in_every_state_of_rest(state):
     async with connected() as (transport, protocol, peer):
-        await turns()
-        here().idle_rounds.go()
-        if state is not Idleness.QUIET:
-            here().idle_rounds.go()
-        if state is Idleness.RESTING:
-            await rest(transport)
-        assert idleness(transport) is state
+        await bring_to(transport, state)
         transport.pause_reading()
         peer.sendall(b"held,")
         await turns(10)

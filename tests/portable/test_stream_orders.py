@@ -196,22 +196,23 @@ class Stage:
                 await asyncio.sleep(0)
 
 
-def test_every_byte_written_is_received_in_order(schedules):
+def play_in_order(seed, chances=None):
     """Both ends of two connections write, pause and resume at random, also in callbacks; then all is ended in order."""
+    stage = Stage(seed, chances)
+    for buffered in (False, seed % 4 == 0):
+        for end in stage.connection(buffered=buffered):
+            end.meddle = stage.meddle
 
-    def run(seed):
-        stage = Stage(seed)
-        for buffered in (False, seed % 4 == 0):
-            for end in stage.connection(buffered=buffered):
-                end.meddle = stage.meddle
-        stage.run(orderly(stage))
-        assert stage.loop.reports == []
-
-    async def orderly(stage):
+    async def orderly():
         await stage.act_for_a_while()
         await finish_in_order(stage)
 
-    schedules(run, 700)
+    stage.run(orderly())
+    assert stage.loop.reports == []
+
+
+def test_every_byte_written_is_received_in_order(schedules):
+    schedules(play_in_order, 700)
 
 
 def test_the_same_with_buffers_and_limits_that_every_message_reaches(schedules, monkeypatch):
@@ -219,20 +220,7 @@ def test_the_same_with_buffers_and_limits_that_every_message_reaches(schedules, 
     monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
     monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 200)
     monkeypatch.setattr(_writer, "JOIN_MAX", 50)
-
-    def run(seed):
-        stage = Stage(seed, Chances(would_block=0.2))
-        for buffered in (False, seed % 4 == 0):
-            for end in stage.connection(buffered=buffered):
-                end.meddle = stage.meddle
-        stage.run(orderly(stage))
-        assert stage.loop.reports == []
-
-    async def orderly(stage):
-        await stage.act_for_a_while()
-        await finish_in_order(stage)
-
-    schedules(run, 500)
+    schedules(lambda seed: play_in_order(seed, Chances(would_block=0.2)), 500)
 
 
 async def finish_in_order(stage):
