@@ -12,7 +12,8 @@ from ._reader import Reader
 if TYPE_CHECKING:
     from .._turn import TurningLoop
 
-# Between two rounds, in seconds. Resting costs four kernel calls for each silence that is longer than two rounds.
+# Between two rounds, in seconds. Resting costs three kernel calls for each silence that is longer than two rounds: a
+# cancel, the receive of no bytes, and the one that takes its place when something comes.
 ROUND_S = 5.0
 # There are rounds while so many connections have a buffer.
 BUFFERS_MIN = 32

@@ -240,6 +240,22 @@ async def test_a_connection_where_nothing_comes_gives_its_buffer_back_and_wakes_
             assert await protocol.receives(6) == b"and on"
 
 
+async def test_to_rest_costs_a_cancel_and_a_receive_and_to_wake_one_receive_more():
+    async with connected() as (transport, protocol, peer):
+        await turns()
+        before = here().counts.copy()
+        await rest(transport)
+        await turns()
+        resting = here().counts - before
+        assert resting["WSARecv"] == 1
+        assert resting["CancelIoEx"] >= 1  # QUIRK(wine): asked again until it was heard.
+        before = here().counts.copy()
+        peer.sendall(b"x")
+        await protocol.receives(1)
+        await turns()
+        assert (here().counts - before)["WSARecv"] == 2  # This message's, and the next one's.
+
+
 async def test_a_connection_that_was_busy_gives_its_large_buffer_back():
     async with connected(Keeper) as (transport, protocol, peer):
         sending = asyncio.create_task(asyncio.to_thread(peer.sendall, bytes(64 << 20)))
