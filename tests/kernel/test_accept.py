@@ -15,7 +15,7 @@ from iocp_loop._transports._listener import ACCEPTS_MAX, ACCEPTS_MIN
 from iocp_loop._win32.constants import WsaError
 
 from .peers import LOCALHOST, Echo, Recorder, client, receive_exactly, reset, serving
-from .watched import here, turns, until, wait_until
+from .watched import here, pending, turns, until, wait_until
 
 NEW_IN_3_13 = pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio has it from 3.13 on")
 
@@ -25,10 +25,6 @@ async def still_serves(address):
     with client(address) as sock:
         sock.sendall(b"ping")
         assert await asyncio.to_thread(receive_exactly, sock, 4) == b"ping"
-
-
-def accepts_pending(loop):
-    return [op for op in loop.proactor.pending.values() if op.io_type is IoType.ACCEPT]
 
 
 @pytest.mark.parametrize("data", [b"", b"x"])
@@ -41,7 +37,7 @@ async def test_clients_that_reset_before_they_are_accepted_do_not_silence_the_li
             sock.sendall(data)
             reset(sock)
         await still_serves(address)
-        await until(lambda: len(accepts_pending(here())) >= ACCEPTS_MIN)
+        await until(lambda: len(pending(IoType.ACCEPT)) >= ACCEPTS_MIN)
         assert not here().reports
 
 
@@ -91,7 +87,7 @@ async def test_a_burst_of_200_connects_is_served_whole():
             sock.sendall(b"%3d" % n)
         echoes = await asyncio.to_thread(lambda: [receive_exactly(sock, 3) for sock in clients])
         assert echoes == [b"%3d" % n for n in range(200)]
-        assert ACCEPTS_MIN < len(accepts_pending(here())) <= ACCEPTS_MAX
+        assert ACCEPTS_MIN < len(pending(IoType.ACCEPT)) <= ACCEPTS_MAX
         for sock in clients:
             sock.close()
         await until(lambda: len(here().outstanding()) <= ACCEPTS_MAX + 1)
@@ -99,16 +95,16 @@ async def test_a_burst_of_200_connects_is_served_whole():
 
 async def test_a_small_backlog_keeps_few_accepts_outstanding():
     async with serving(Echo, backlog=1) as (_, address):
-        assert len(accepts_pending(here())) == 1
+        assert len(pending(IoType.ACCEPT)) == 1
         for _ in range(3):
             await still_serves(address)
-        assert len(accepts_pending(here())) == 1
+        assert len(pending(IoType.ACCEPT)) == 1
 
 
 async def test_closing_with_accepts_outstanding_closes_their_sockets_and_the_listener():
     server = await here().create_server(Echo, LOCALHOST, 0)
     address = server.sockets[0].getsockname()
-    accepting = [op.keepalive for op in accepts_pending(here())]
+    accepting = [op.keepalive for op in pending(IoType.ACCEPT)]
     assert len(accepting) == ACCEPTS_MIN
     server.close()
     await server.wait_closed()
@@ -122,7 +118,7 @@ async def test_a_client_that_connects_just_before_close_is_dropped_and_nothing_i
     """Its accept has succeeded in the kernel when the listener closes."""
     server = await here().create_server(Echo, LOCALHOST, 0)
     with client(server.sockets[0].getsockname()) as sock:
-        wait_until(lambda: any(op.Internal == 0 for op in accepts_pending(here())))
+        wait_until(lambda: any(op.Internal == 0 for op in pending(IoType.ACCEPT)))
         server.close()
         await until(lambda: not here().outstanding())
         with contextlib.suppress(ConnectionResetError):
@@ -148,7 +144,7 @@ async def test_accepts_that_cannot_be_posted_are_reported_once_and_tried_again_l
         assert report["exception"].winerror == WsaError.NOBUFS
         assert report["socket"].getsockname() == address
         assert server.sockets
-        await until(lambda: len(accepts_pending(here())) == ACCEPTS_MIN)
+        await until(lambda: len(pending(IoType.ACCEPT)) == ACCEPTS_MIN)
         await still_serves(address)
 
 
@@ -160,7 +156,7 @@ async def test_an_accept_that_cannot_be_posted_again_is_tried_again_later():
         here().watched.fail("AcceptEx", WsaError.NOBUFS, times=1)
         await still_serves(address)
         here().expect_report("cannot be posted")
-        await until(lambda: len(accepts_pending(here())) >= ACCEPTS_MIN)
+        await until(lambda: len(pending(IoType.ACCEPT)) >= ACCEPTS_MIN)
 
 
 @pytest.mark.usefixtures("quick_retry")
@@ -185,7 +181,7 @@ async def test_a_socket_that_cannot_be_made_for_an_accept_is_tried_again_later(m
         with sock:
             sock.sendall(b"ping")
             assert await asyncio.to_thread(receive_exactly, sock, 4) == b"ping"
-        await until(lambda: len(accepts_pending(here())) >= ACCEPTS_MIN)
+        await until(lambda: len(pending(IoType.ACCEPT)) >= ACCEPTS_MIN)
         await still_serves(address)
 
 
@@ -195,7 +191,7 @@ async def test_an_accept_that_tells_of_a_dead_client_at_once_is_posted_again_wit
         here().watched.fail("AcceptEx", WsaError.CONNRESET, times=2)
         for _ in range(ACCEPTS_MIN):
             await still_serves(address)
-        await until(lambda: len(accepts_pending(here())) >= ACCEPTS_MIN)
+        await until(lambda: len(pending(IoType.ACCEPT)) >= ACCEPTS_MIN)
         assert not here().reports
 
 
@@ -208,7 +204,7 @@ async def test_closing_while_waiting_to_try_again_leaves_nothing():
     server.close()
     await server.wait_closed()
     await until(lambda: not here().outstanding())
-    assert not accepts_pending(here())
+    assert not pending(IoType.ACCEPT)
 
 
 # -- kinds of listeners ----------------------------------------------------------------------------------------
@@ -273,7 +269,7 @@ async def test_a_port_in_use_is_an_error_that_says_so():
 async def test_a_server_that_does_not_start_serving_accepts_nobody_until_it_does():
     server = await here().create_server(Echo, LOCALHOST, 0, start_serving=False)
     assert not server.is_serving()
-    assert not accepts_pending(here())
+    assert not pending(IoType.ACCEPT)
     await server.start_serving()
     assert server.is_serving()
     await still_serves(server.sockets[0].getsockname())

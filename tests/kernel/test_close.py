@@ -11,7 +11,7 @@ import iocp_loop
 from iocp_loop._operation import IoType
 
 from .peers import LOCALHOST, Echo, Recorder, client
-from .watched import WatchedKernel, orphans_expected, running, turns
+from .watched import WatchedKernel, orphans_expected, pending, running, turns
 
 
 def test_closing_twice_is_once_and_a_closed_loop_says_so(nothing_left):
@@ -107,10 +107,7 @@ def test_an_operation_that_never_ends_holds_the_close_up_for_a_bounded_time_and_
     kernel.swallow("WSARecv")
     transport, _protocol = loop.run_until_complete(connect())
     handle = transport.get_extra_info("socket")
-    stuck = [
-        op for op in loop.proactor.pending.values() if op.io_type is IoType.READ and op is not loop._signals._operation
-    ]
-    assert len(stuck) == 1
+    (stuck,) = pending(IoType.READ, loop)
     with orphans_expected(1):
         before = time.perf_counter()
         loop.close()
@@ -121,7 +118,7 @@ def test_an_operation_that_never_ends_holds_the_close_up_for_a_bounded_time_and_
     assert "1 operations did not end in time" in reports[0]
     assert "READ" in reports[0]
     assert handle.fileno() != -1  # Its value must not be given to another socket: the kernel is still using it.
-    assert stuck[0].pending
+    assert stuck.pending
     listener.close()
 
 

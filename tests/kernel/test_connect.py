@@ -15,7 +15,7 @@ from iocp_loop._operation import IoType
 from iocp_loop._win32.constants import Error, Status, WsaError
 
 from .peers import LOCALHOST, Echo, Recorder, serving
-from .watched import here, turns, until
+from .watched import here, pending, turns, until
 
 
 def free_port():
@@ -29,10 +29,6 @@ def nonblocking(*args):
     return sock
 
 
-def connects_pending(loop):
-    return [op for op in loop.proactor.pending.values() if op.io_type is IoType.CONNECT]
-
-
 @contextlib.contextmanager
 def unanswered():
     """An address where a connect hangs: the kernel says "pending", and the test decides how it ends."""
@@ -44,7 +40,7 @@ def unanswered():
 
 def end_connect(loop, status=Status.CANCELLED):
     """What the kernel would do at the end of a connect that it swallowed: a packet."""
-    (operation,) = connects_pending(loop)
+    (operation,) = pending(IoType.CONNECT, loop)
     loop.proactor.settle([(operation.endpoint.key, operation.address, status, 0)], loop.proactor.settled.append)
     loop.proactor.wake()
 
@@ -68,7 +64,7 @@ async def test_a_connection_that_fails_later_has_the_error_of_its_status(status,
     """The real network will not fail so on demand: the packet is made by hand."""
     with unanswered() as address, nonblocking() as sock:
         task = asyncio.ensure_future(here().sock_connect(sock, address))
-        await until(lambda: connects_pending(here()))
+        await until(lambda: pending(IoType.CONNECT))
         end_connect(here(), status)
         with pytest.raises(cls) as caught:
             await task
@@ -79,8 +75,8 @@ async def test_a_connection_that_fails_later_has_the_error_of_its_status(status,
 async def test_a_cancelled_connect_ends_when_the_kernel_has_let_go_and_leaves_no_socket():
     with unanswered() as address:
         task = asyncio.ensure_future(here().create_connection(Recorder, *address))
-        await until(lambda: connects_pending(here()))
-        (operation,) = connects_pending(here())
+        await until(lambda: pending(IoType.CONNECT))
+        (operation,) = pending(IoType.CONNECT)
         task.cancel()
         await turns(5)
         assert not task.done()  # The memory is the kernel's until its packet comes.
@@ -105,7 +101,7 @@ async def test_a_connect_that_succeeds_although_it_was_cancelled_is_closed():
         here().watched.faults["CancelIoEx"] = lambda _function, _args: 1
         task = asyncio.ensure_future(here().create_connection(Recorder, *listener.getsockname()))
         await turns(1)
-        while not connects_pending(here()) and not task.done():
+        while not pending(IoType.CONNECT) and not task.done():
             await turns(1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -19,7 +19,7 @@ from iocp_loop._operation import IoType
 from iocp_loop._win32.constants import WsaError
 
 from .peers import LOCALHOST, Buffered, Echo, Recorder, client, pattern, receive_all, receive_exactly, reset
-from .watched import PATIENCE_S, WatchedLoop, here, running, turns, until
+from .watched import PATIENCE_S, WatchedLoop, here, pending, running, turns, until
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,7 +66,7 @@ async def stream(other, factory=Recorder):
 async def nothing_polled():
     """Wait until nothing is left of any registration."""
     await until(lambda: not here().proactor.readiness._watches, "the last watch to go")
-    assert not [op for op in here().proactor.pending.values() if op.io_type is IoType.POLL]
+    assert not pending(IoType.POLL)
 
 
 # -- streams ---------------------------------------------------------------------------------------------------

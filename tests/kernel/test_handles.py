@@ -13,7 +13,7 @@ from iocp_loop import _waits
 from iocp_loop._operation import IoType
 from iocp_loop._win32.constants import Error
 
-from .watched import PATIENCE_S, here, running, turns, until
+from .watched import PATIENCE_S, here, pending, running, turns, until
 
 kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
 kernel32.CreateEventW.restype = ctypes.c_void_p
@@ -42,10 +42,6 @@ def event():
     event.close()
 
 
-def waits_pending(loop=None):
-    return [op for op in (loop or here()).proactor.pending.values() if op.io_type is IoType.WAIT]
-
-
 @pytest.fixture(autouse=True)
 def no_wait_left():
     yield
@@ -63,7 +59,7 @@ async def test_an_event_that_is_set_later_ends_its_wait(event):
     assert not waiting.done()
     event.set()
     assert await within(waiting) is True
-    assert not waits_pending()
+    assert not pending(IoType.WAIT)
 
 
 async def test_an_event_that_is_set_already_ends_its_wait_in_a_later_turn(event):
@@ -123,7 +119,7 @@ async def test_a_cancelled_wait_is_taken_back_and_does_not_swallow_the_event(eve
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await within(waiting)
-    assert not waits_pending()
+    assert not pending(IoType.WAIT)
     event.set()
     await turns()
     assert event.is_set()  # An auto-reset event that nobody waited for is still set.
@@ -142,7 +138,7 @@ async def test_cancelling_races_with_the_event_and_ends_one_way_or_the_other(eve
             pass
         setting.join()
         event.is_set()  # Reset it for the next round.
-    assert not waits_pending()
+    assert not pending(IoType.WAIT)
 
 
 async def test_a_hundred_waits_at_once(event):
@@ -161,7 +157,7 @@ async def test_a_handle_that_is_none_is_an_error_of_its_wait():
     with pytest.raises(OSError) as caught:
         await within(here().wait_for_handle(0x1234))
     assert caught.value.winerror == Error.INVALID_HANDLE
-    assert not waits_pending()
+    assert not pending(IoType.WAIT)
 
 
 def test_closing_a_loop_takes_its_waits_back(event, nothing_left):

@@ -17,7 +17,7 @@ from iocp_loop._win32.constants import Error, FileFlag, PipeMode
 
 from .peers import Recorder, pattern
 from .platforms import not_under_wine
-from .watched import PATIENCE_S, here, running, turns, until
+from .watched import PATIENCE_S, here, pending, running, turns, until
 
 _numbers = itertools.count()
 
@@ -81,7 +81,7 @@ def bare_client(name):
 
 
 def instances_waiting():
-    return [op for op in here().proactor.pending.values() if op.io_type is IoType.PIPE_CONNECT]
+    return pending(IoType.PIPE_CONNECT)
 
 
 async def still_serves(name):

@@ -15,7 +15,7 @@ from iocp_loop._readiness import GROUP_MAX, Interest
 from iocp_loop._win32.constants import Ioctl, Status, WsaError
 
 from .peers import LOCALHOST, Recorder, connected, receive_exactly, reset
-from .watched import PATIENCE_S, failed, here, running, turns, until
+from .watched import PATIENCE_S, failed, here, pending, running, turns, until
 
 
 @contextlib.contextmanager
@@ -59,19 +59,15 @@ def fill(sock):
     return sent
 
 
-def polls_pending(loop):
-    return [op for op in loop.proactor.pending.values() if op.io_type is IoType.POLL]
-
-
 async def polled(count=1):
     """Wait until that many requests are in the kernel."""
-    await until(lambda: len(polls_pending(here())) == count, f"{count} polls")
+    await until(lambda: len(pending(IoType.POLL)) == count, f"{count} polls")
 
 
 async def nothing_polled():
     """Wait until nothing is left of any registration."""
     await until(lambda: not here().proactor.readiness._watches, "the last watch to go")
-    assert not polls_pending(here())
+    assert not pending(IoType.POLL)
 
 
 # -- what is told ----------------------------------------------------------------------------------------------
@@ -502,7 +498,7 @@ def test_closing_a_loop_that_watches_sockets_is_quick_and_leaves_nothing():
             loop.add_reader(sock, print)
         loop.call_soon(loop.call_soon, loop.stop)
         loop.run_forever()
-        assert len(polls_pending(loop)) == 2 * GROUP_MAX
+        assert len(pending(IoType.POLL, loop)) == 2 * GROUP_MAX
         before = time.perf_counter()
         loop.close()
         assert time.perf_counter() - before < 2

@@ -16,7 +16,7 @@ from iocp_loop._transports import _sendfile
 
 from .peers import LOCALHOST, Recorder, connected, pattern, receive_all, receive_exactly, reset, serving
 from .test_tls import server_context, tls_client
-from .watched import PATIENCE_S, here, until
+from .watched import PATIENCE_S, here, pending, until
 
 SIZE = 300_000
 GIB = 1 << 30
@@ -61,7 +61,7 @@ def value_of(argument):
 
 
 def transmits_pending():
-    return [op for op in here().proactor.pending.values() if op.io_type is IoType.TRANSMIT_FILE]
+    return pending(IoType.TRANSMIT_FILE)
 
 
 # -- which bytes -----------------------------------------------------------------------------------------------

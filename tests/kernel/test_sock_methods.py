@@ -8,7 +8,7 @@ import pytest
 from iocp_loop._operation import IoType
 
 from .peers import LOCALHOST, client, pattern, receive_exactly, reset
-from .watched import here, turns, until, wait_until
+from .watched import here, pending, turns, until, wait_until
 
 
 @pytest.fixture
@@ -19,10 +19,6 @@ def pair():
     peer.settimeout(10)
     with ours, peer:
         yield ours, peer
-
-
-def pending(loop, kind):
-    return [op for op in loop.proactor.pending.values() if op.io_type is kind and op is not loop._signals._operation]
 
 
 async def test_sock_recv_brings_what_is_there_and_waits_when_nothing_is(pair):
@@ -124,7 +120,7 @@ async def test_a_cancelled_receive_ends_when_the_kernel_has_let_go(pair):
     ours, peer = pair
     task = asyncio.ensure_future(here().sock_recv(ours, 1))
     await turns()
-    (operation,) = pending(here(), IoType.READ)
+    (operation,) = pending(IoType.READ)
     task.cancel("why")
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -140,7 +136,7 @@ async def test_a_receive_cancelled_after_its_data_came_loses_no_byte(pair, into)
     call = here().sock_recv_into(ours, bytearray(100)) if into else here().sock_recv(ours, 100)
     task = asyncio.ensure_future(call)
     await turns()
-    (operation,) = pending(here(), IoType.READ)
+    (operation,) = pending(IoType.READ)
     peer.sendall(b"first,")
     wait_until(lambda: operation.Internal != 0x103)
     task.cancel()
@@ -185,7 +181,7 @@ async def test_a_cancelled_accept_leaves_no_socket_and_the_listener_serves_on():
         listener.setblocking(False)
         task = asyncio.ensure_future(here().sock_accept(listener))
         await turns()
-        (operation,) = pending(here(), IoType.ACCEPT)
+        (operation,) = pending(IoType.ACCEPT)
         accepting = operation.keepalive[1]
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -202,7 +198,7 @@ async def test_an_accept_cancelled_after_its_client_came_closes_that_connection(
         listener.setblocking(False)
         task = asyncio.ensure_future(here().sock_accept(listener))
         await turns()
-        (operation,) = pending(here(), IoType.ACCEPT)
+        (operation,) = pending(IoType.ACCEPT)
         with client(listener.getsockname()) as sock:
             wait_until(lambda: operation.Internal != 0x103)
             task.cancel()
@@ -215,12 +211,12 @@ async def test_a_cancelled_send_gives_the_callers_buffer_back(pair):
     ours, peer = pair
     data = bytearray(64 << 20)
     task = asyncio.ensure_future(here().sock_sendall(ours, data))
-    await until(lambda: pending(here(), IoType.WRITE))
+    await until(lambda: pending(IoType.WRITE))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     data.append(0)
-    assert not pending(here(), IoType.WRITE)
+    assert not pending(IoType.WRITE)
 
 
 async def test_a_socket_closed_under_its_receive_ends_the_receive(pair):

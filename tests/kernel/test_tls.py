@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from iocp_loop._operation import IoType
+
 from .peers import LOCALHOST, Echo, Recorder, pattern, receive_exactly, reset, serving
-from .watched import PATIENCE_S, here, turns, until
+from .watched import PATIENCE_S, here, pending, turns, until
 
 CERTIFICATE = Path(__file__).parent / "data" / "localhost.pem"
 MIB = 1 << 20
@@ -426,6 +428,9 @@ async def test_a_reset_in_the_middle_ends_the_connection_with_its_error():
         talking = asyncio.ensure_future(in_thread(handshake_over, tls, incoming, outgoing, peer))
         transport = await here().start_tls(transport, protocol, server_context(), server_side=True)
         await talking
+        # Wine 8 tells a reset only to a receive that is out already (docs/wine.md), and ours is submitted when the
+        # callbacks of what came before have run: those of this very task.
+        await until(lambda: pending(IoType.READ))
         reset(peer)
         assert isinstance(await protocol.gone(), ConnectionResetError)
 

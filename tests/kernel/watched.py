@@ -11,6 +11,7 @@ from typing import Any
 
 import iocp_loop
 from iocp_loop import _operation
+from iocp_loop._operation import IoType
 from iocp_loop._win32 import prototypes
 from iocp_loop._win32.constants import Error
 from iocp_loop._win32.kernel import Win32Kernel
@@ -131,6 +132,12 @@ class WatchedLoop(iocp_loop.IocpEventLoop):
         assert len(found) == 1, f"{part!r} reported {len(found)} times; all reports: {self.reports}"
         self.reports.remove(found[0])
         return found[0]
+
+
+def pending(io_type: IoType, loop: Any = None) -> list[Any]:
+    """Operations of one type that are outstanding; the receive that signals wake the loop by is not counted."""
+    loop = loop or here()
+    return [op for op in loop.proactor.pending.values() if op.io_type is io_type and op is not loop._signals._operation]
 
 
 def here() -> WatchedLoop:
