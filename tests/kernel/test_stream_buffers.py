@@ -8,7 +8,7 @@ from iocp_loop._transports import _idle, _reader
 from iocp_loop._transports._reader import RECEIVE_SIZES, Idleness
 
 from .peers import Buffered, Echo, Recorder, client, connected, pattern, receive_exactly, reset, serving
-from .watched import here, turns, until
+from .watched import here, turns, until, wait_until
 
 
 class Keeper(Recorder):
@@ -287,8 +287,8 @@ async def test_data_that_come_while_the_receive_is_being_cancelled_are_delivered
         here().idle_rounds.go()
         operation = transport._reader._operation
         peer.sendall(b"just now")
-        while operation.Internal == 0x103:
-            pass  # Until the kernel has finished, without letting the loop see it.
+        # Until the kernel has finished, without letting the loop see it.
+        wait_until(lambda: operation.Internal != 0x103)
         here().idle_rounds.go()
         assert idleness(transport) is Idleness.SHEDDING
         assert await protocol.receives(8) == b"just now"

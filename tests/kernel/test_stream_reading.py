@@ -9,7 +9,7 @@ from iocp_loop._operation import State
 from iocp_loop._transports._reader import DIRECT_CLASS, DIRECT_ROUNDS_MAX, RECEIVE_SIZES, SHRINK_AFTER
 
 from .peers import Buffered, Echo, Recorder, client, connected, pattern, receive_exactly, reset, serving
-from .watched import here, turns, until
+from .watched import here, turns, until, wait_until
 
 
 async def test_each_message_comes_back():
@@ -369,8 +369,8 @@ async def test_bytes_of_a_cancelled_sock_recv_go_to_the_transport_made_of_the_so
         await turns()
         operation = next(op for op in here().proactor.pending.values() if op.endpoint.handle == left.fileno())
         peer.sendall(b"first,")
-        while operation.Internal == 0x103:
-            pass  # Until the kernel has finished, without letting the loop see it.
+        # Until the kernel has finished, without letting the loop see it.
+        wait_until(lambda: operation.Internal != 0x103)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
