@@ -263,20 +263,14 @@ class IocpEventLoop(BareSockets):
         return await send_file(self, self._futures.endpoint(sock), sock, file, offset, count)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
-        await transp.make_empty_waiter()
-        try:
+        async with transp.behind_all_writes():
             return await send_file(self, transp.endpoint, transp.handle, file, offset, count)
-        finally:
-            transp.reset_empty_waiter()
 
     async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         if not isinstance(transp, StreamTransport):
             return await super()._sendfile_fallback(transp, file, offset, count)
-        await transp.make_empty_waiter()
-        try:
+        async with transp.behind_all_writes():
             return await copy_file(self, transp.endpoint, file, offset, count)
-        finally:
-            transp.reset_empty_waiter()
 
     # -- readiness ---------------------------------------------------------------------------------------------
 

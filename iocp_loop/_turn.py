@@ -125,9 +125,19 @@ class TurningLoop(SchedulingLoop):
     def uncork(self) -> None:
         """Send what writers have gathered during the turn."""
         corked = self.corked
-        # Only what is there: a protocol that writes as soon as it may must not keep the others waiting.
+        writer: Any
         for _ in range(len(corked)):
-            corked.popleft().uncork()
+            # Taken out when it is done: a KeyboardInterrupt leaves it for the next turn.
+            writer = corked[0]
+            try:
+                writer.uncork()
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as exc:
+                # A bug of ours, or of a socket that is not Python's: it concerns one connection and not the loop.
+                writer.transport.fatal_error(exc, "Fatal write error on transport")
+            corked.popleft()
+        writer = None  # As in `_run_first`.
 
     def _run_first(self, handles: deque[Any], count: int) -> None:
         run: Any = self._run_timed if self._debug else private.replaced_run()

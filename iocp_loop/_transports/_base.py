@@ -46,9 +46,10 @@ class EndpointTransport(asyncio.Transport):
         except BaseException as exc:
             # As on asyncio's own loops: reported, and the connection goes on.
             self._report("Exception in callback protocol.connection_made()", exc)
-        self._begin_receiving()
-        if waiter is not None:
-            private.set_result_unless_cancelled(waiter, None)
+        finally:
+            self._begin_receiving()
+            if waiter is not None:
+                private.set_result_unless_cancelled(waiter, None)
 
     def _begin_receiving(self) -> None:
         raise NotImplementedError

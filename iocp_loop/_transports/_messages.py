@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from .._endpoint import Endpoint
 from .._sockets import Outcome
 from ._reader import Reader
-from ._writer import Writer, as_bytes_like
+from ._send_queue import MessageQueue
+from ._writer import DIRECT, LOST, NONE, Writer, as_bytes_like
 
 if TYPE_CHECKING:
     from ._stream import StreamTransport
@@ -53,27 +54,18 @@ class MessageWriter(Writer):
 
     __slots__ = ()
 
+    _queue_type = MessageQueue
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if data or self._closing or self.eof_written or self._empty_waiter is not None:
+        if data or self.refusal is not NONE or self.phase is LOST:
             super().write(data)
             return
         # For a stream nothing to do; here a message of no bytes.
         as_bytes_like(data)
-        idle = self._can_send
-        self._enqueue(b"")
-        if idle:
+        is_first = self.phase is DIRECT
+        self._made_queue().add(b"")
+        if is_first:
             self._flush()
 
     def writelines(self, list_of_data: Any) -> None:
         self.write(b"".join(list_of_data))
-
-    def _forget_sent(self, byte_count: int) -> None:
-        # One message at a time, all of it or an error: what follows may be empty, and is not sent yet.
-        assert self._queue is not None
-        self._queue.popleft()
-        self.queued_size -= byte_count
-
-    def finish(self) -> bool:
-        super().finish()
-        # An empty message waits too, though it weighs nothing.
-        return not self._queue

@@ -4,8 +4,9 @@ close() stops reading and lets the writer finish before the endpoint is closed; 
 """
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,7 @@ class StreamTransport(EndpointTransport):
             parts.append("closing" if self.is_closing() else "open")
             parts.append(f"fd={self._endpoint.handle}")
             parts.append("paused" if self._reader.paused else "reading")
+            parts.append(f"writer={self._writer.describe()}")
             parts.append(f"bufsize={self._writer.queued_size}")
         return f"<{' '.join(parts)}>"
 
@@ -162,13 +164,16 @@ class StreamTransport(EndpointTransport):
 
     # -- for loop.sendfile -------------------------------------------------------------------------------------
 
-    def make_empty_waiter(self) -> "asyncio.Future[None]":
-        """Refuse writes; the future is done when all earlier ones have gone out."""
-        return self._writer.make_empty_waiter()
-
-    def reset_empty_waiter(self) -> None:
-        """Accept writes again."""
-        self._writer.reset_empty_waiter()
+    @contextlib.asynccontextmanager
+    async def behind_all_writes(self) -> AsyncIterator[None]:
+        """Refuse writes; the body runs when all earlier ones have gone out. Raises RuntimeError if another one does."""
+        waiter = self._writer.make_empty_waiter()
+        try:
+            await waiter
+            yield
+        finally:
+            # Also where the wait was cancelled: others may write again, and send files.
+            self._writer.reset_empty_waiter(waiter)
 
 
 def _never_at_once(_data: Any) -> int:

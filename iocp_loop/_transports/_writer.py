@@ -1,56 +1,113 @@
 """The writing half of a stream transport.
 
-    IDLE      nothing in flight: a write is tried at once by the C call of the socket; what that does not take is queued
-    FLUSHING  one overlapped send gathers the queue; writes join the queue, and count for flow control at once
-    CORKED    writes are gathered, and sent together when the turn ends, or when they have become much
+Two things are known of a writer: its phase, which says where its bytes are, and its refusals, which say why it accepts
+no more of them.
+
+    phase      bytes                                 a write
+    DIRECT     none wait                             is tried at once, by the socket's own call
+    GATHERING  none wait                             is queued until the turn ends: the last turns brought several
+    CORKED     wait for the end of the turn          joins them
+    FLUSHING   one overlapped send has them          waits behind it
+    SHUT       none wait, and none are accepted      is refused
+    LOST       were forgotten: abort(), an error     is refused
+
+    from       by                                              to
+    DIRECT     a write that the kernel takes whole             DIRECT
+               one that it does not                            FLUSHING
+               the second one of a turn                        CORKED
+    GATHERING  a write                                         CORKED
+    CORKED     the turn's end; or much has gathered: sent      DIRECT, GATHERING or SHUT; FLUSHING, if not whole
+    FLUSHING   its packet                                      FLUSHING while more waits; else as from CORKED
+    any empty  a first refusal                                 SHUT
+    SHUT       the last refusal is taken back                  DIRECT or GATHERING
+    any        abort, an error                                 LOST
+
+    refusal    asked for by     a write              when the last byte is out
+    EOF        write_eof()      raises               the end of file is sent
+    SENDFILE   loop.sendfile()  raises               the file's turn has come
+    CLOSING    close()          is dropped           the endpoint is closed
+
+Several refusals may stand at once; the end of file waits for a file that goes out before it.
 
 A turn's first write goes out at once, so that an answer waits for nobody; the second and later ones are gathered, so
 that a program that writes in crumbs pays one kernel call per turn and not one per crumb. A connection that was seen to
-do so (head and body of an HTTP answer, say) has its first write gathered too, until a turn brings only one. What is
-gathered was not refused by the kernel yet, and is no reason to pause the protocol.
+do so (head and body of an HTTP answer, say) has its first write gathered too, until a turn brings only one.
 
-`_can_send` is true in IDLE only, and never while all writes are gathered, once end of file was written, the transport
-is closing or a file is being sent: the hot path tests one flag.
+What is gathered was not refused by the kernel yet, and is no reason to pause the protocol, unless the program has set
+a mark of its own, which is obeyed. Once in a turn, what has become much is sent before the turn ends; what comes after
+that waits, and counts for the mark, so that a program that writes and drains lets others run however much the kernel
+takes. Much is CORKED_SIZE_MAX for a peer that was seen to read: what the kernel had refused was out in a moment, or
+more was taken than a kernel keeps. For any other peer it is CORKED_SIZE_MIN, because it may be one that never reads,
+and what was gathered for it would stay with us.
+
+No callback of the program runs while a method here is under way: pause_writing() is the last thing a write does, and
+resume_writing() the last of a packet's delivery or of a turn's end. Each may write, close, abort or raise.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
+from enum import Enum, Flag
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import _asyncio_private as private
 from .._endpoint import Endpoint
-from .._operation import GATHER_MAX, OverlappedEx
+from .._operation import OverlappedEx
 from .._sockets import error_of
 from ._flow import HIGH_WATER_DEFAULT, FlowControl
 from ._reader import ignore
+from ._send_queue import SendQueue
 
 if TYPE_CHECKING:
     from ._stream import StreamTransport
 
-# What is gathered during a turn is sent at once when it has become this much; what is this large, without gathering.
+# What is gathered in a turn, and joined, before it is sent: for a peer that was seen to read, and for any other.
 CORKED_SIZE_MAX = 384 * 1024
+CORKED_SIZE_MIN = HIGH_WATER_DEFAULT
+# What was refused is out within this time, in seconds, or so many bytes were taken in a row: the peer reads.
+FAST_S = 0.02
+PROOF_SIZE = 16 * 1024 * 1024
 # Up to here, new memory is as cheap to join pieces in as what the loop keeps for that (docs/tried.md).
 JOIN_MAX = 64 * 1024
 _JUST_BYTES = frozenset({bytes})
+
+
+class Phase(Enum):
+    """Where a writer's bytes are; see the module's header."""
+
+    DIRECT = "direct"
+    GATHERING = "gathering"
+    CORKED = "corked"
+    FLUSHING = "flushing"
+    SHUT = "shut"
+    LOST = "lost"
+
+
+class Refusal(Flag):
+    """Why a writer accepts nothing; see the module's header."""
+
+    NONE = 0
+    EOF = 1
+    SENDFILE = 2
+    CLOSING = 4
+
+
+DIRECT, GATHERING, CORKED, FLUSHING, SHUT, LOST = Phase
+NONE, EOF, SENDFILE, CLOSING = Refusal.NONE, Refusal.EOF, Refusal.SENDFILE, Refusal.CLOSING
+_EMPTY = frozenset({DIRECT, GATHERING, SHUT})
 
 
 class Writer:
     """Sends for one transport; `verbs` as for `Reader`.
 
     Attributes:
-        queued_size: bytes accepted and not yet sent, those in flight included.
+        phase, refusal: see the module's header.
         flow: the water marks.
-        eof_written: nothing more is accepted; the end of file follows the queue.
         transport: whose half this is; for reports, too.
     """
 
     __slots__ = (
-        "_can_send",
-        "_closing",
-        "_cork_limit",
-        "_corked",
+        "_dropped_writes",
         "_empty_waiter",
         "_endpoint",
         "_gathers",
@@ -59,15 +116,19 @@ class Writer:
         "_operation",
         "_proactor",
         "_queue",
-        "_refused_writes",
+        "_refused_at",
+        "_room",
         "_send_now",
-        "_skip",
+        "_spent_turn",
+        "_taken",
         "_verbs",
-        "eof_written",
         "flow",
-        "queued_size",
+        "phase",
+        "refusal",
         "transport",
     )
+
+    _queue_type = SendQueue
 
     def __init__(
         self, transport: "StreamTransport", endpoint: Endpoint, verbs: ModuleType, send_now: Callable[[Any], int]
@@ -77,19 +138,29 @@ class Writer:
         self._proactor = transport.loop.proactor
         self._verbs = verbs
         self._send_now = send_now
-        self._can_send = True
-        self._closing = self._corked = self.eof_written = False
-        self._cork_limit = 0  # bytes: below this, a write has only to be added to those gathered
-        self._gathers = False  # also the first write of a turn: the last ones had company
+        self.phase = DIRECT
+        self.refusal = NONE
+        self._gathers = False  # rest in GATHERING and not in DIRECT: the last writes had company
+        self._room = 0  # bytes: up to this size of the queue, a write has only to be added to it
+        self._taken = 0  # bytes of gathered sends that were taken whole, since one was not
+        self._refused_at = 0.0  # when a send was not taken whole, on the loop's clock
         self._loop = transport.loop
-        self._last_turn = -1  # the one that sent last
-        self._refused_writes = 0
-        self._queue: deque[bytes] | None = None
-        self._skip = 0  # of the queue's first chunk, bytes already sent
-        self.queued_size = 0
+        self._last_turn = -1  # the one with the last direct write
+        self._spent_turn = -1  # the last one in which much was sent before it ended
+        self._dropped_writes = 0
+        self._queue: SendQueue | None = None
         self._operation: Any = None
         self._empty_waiter: asyncio.Future[None] | None = None
         self.flow = FlowControl(transport)
+
+    def describe(self) -> str:
+        """Phase and refusals, for `repr`."""
+        return "+".join([self.phase.value, *(str(each.name).lower() for each in self.refusal)])
+
+    @property
+    def queued_size(self) -> int:
+        """Bytes accepted and not yet sent, those in flight included."""
+        return self._queue.size if self._queue is not None else 0
 
     # -- writing -----------------------------------------------------------------------------------------------
 
@@ -97,21 +168,13 @@ class Writer:
         """Send now what the kernel takes without waiting; queue the rest."""
         if type(data) is not bytes:
             data = as_bytes_like(data)
-        if not self._can_send or not data:
-            size = self.queued_size + len(data)
-            if size < self._cork_limit and data:
-                # One of many: _write_later() would find nothing else to do.
-                self._queue.append(bytes(data))  # type: ignore[union-attr]
-                self.queued_size = size
-            else:
-                self._write_later(data)
+        if self.phase is not DIRECT or not data:
+            self._write_otherwise(data)
             return
         turn = self._loop.turn
-        if turn == self._last_turn and len(data) < CORKED_SIZE_MAX and self._endpoint.is_socket:
+        if turn == self._last_turn and self._endpoint.is_socket:
             self._gathers = True
-            self._enqueue(bytes(data))
-            self._cork()
-            self.flow.grown(self.queued_size)
+            self._gather(bytes(data))
             return
         self._last_turn = turn
         try:
@@ -122,200 +185,254 @@ class Writer:
             self.transport.fatal_error(exc, "Fatal write error on transport")
             return
         if sent != len(data):
+            self._send_rest(data, sent)
+
+    def _send_rest(self, data: bytes | bytearray | memoryview, sent: int) -> None:
+        """The kernel did not take all of a direct write."""
+        queue = self._made_queue()
+        try:
             # A copy, unless nobody can change it: the caller may reuse its buffer as soon as this returns.
-            self._enqueue(bytes(memoryview(data)[sent:]) if sent or type(data) is not bytes else data)
-            self._flush()
-            self.flow.grown(self.queued_size)
+            queue.add(bytes(data))
+        except MemoryError as exc:
+            # The stream has a hole from here on.
+            self.transport.fatal_error(exc, "Fatal error: no memory for what the socket did not take")
+            return
+        if sent:
+            queue.forget(sent)
+        self._flush_refused()
+        self.flow.grown(queue.size)
 
     def writelines(self, list_of_data: Any) -> None:
         chunks = list(list_of_data)
         if not _JUST_BYTES.issuperset(map(type, chunks)):
             chunks = [bytes(as_bytes_like(data)) for data in chunks]
         size = sum(map(len, chunks))
-        if self.queued_size + size < self._cork_limit:
-            self._queue.extend(chunks)  # type: ignore[union-attr]
-            self.queued_size += size
-        elif size <= JOIN_MAX or not self._can_send:
+        queue = self._queue
+        if queue is not None and queue.size + size < self._room:
+            queue.add_all(chunks, size)
+        elif size <= JOIN_MAX or self.phase is not DIRECT:
             self.write(b"".join(chunks))
         else:
-            self._queue = deque(filter(None, chunks))
-            self.queued_size = size
-            self._can_send = False
-            if size <= CORKED_SIZE_MAX and self._endpoint.is_socket:
-                # As if it had been gathered during the turn that ends now.
-                self._last_turn = self._loop.turn
-                self._corked = True
-                self.uncork()
-            else:
+            # As if it had been gathered during the turn that ends now.
+            turn = self._loop.turn
+            is_first, self._last_turn = turn != self._last_turn, turn
+            queue = self._made_queue()
+            queue.add_all(filter(None, chunks), size)
+            if not self._endpoint.is_socket:
                 self._flush()
-            self.flow.grown(self.queued_size)
+            else:
+                self._cork()
+                if is_first:
+                    self._send_gathered()
+                else:
+                    self._send_if_much(queue)
+            self.flow.grown(queue.size)
 
-    def _write_later(self, data: bytes | bytearray | memoryview) -> None:
-        if self.eof_written:
+    def _write_otherwise(self, data: bytes | bytearray | memoryview) -> None:
+        queue = self._queue
+        size = len(data)
+        if queue is not None and queue.size + size < self._room and size:
+            # One of many: nothing else to do.
+            queue.add(bytes(data))
+            return
+        if self.refusal is not NONE or self.phase is LOST:
+            self._refuse(data)
+        elif size:
+            self._gather(bytes(data))
+
+    def _refuse(self, data: bytes | bytearray | memoryview) -> None:
+        if EOF in self.refusal:
             raise RuntimeError("write_eof() already called")
-        if self._empty_waiter is not None:
+        if SENDFILE in self.refusal:
             raise RuntimeError("unable to write; sendfile is in progress")
-        if not data:
-            return
-        if self._closing:
-            self._refused_writes += 1
-            if self._refused_writes >= private.LOG_THRESHOLD:
+        if data:
+            self._dropped_writes += 1
+            if self._dropped_writes >= private.LOG_THRESHOLD:
                 private.logger.warning("socket.send() raised exception.")
-            return
-        if self._corked and self.queued_size + len(data) > CORKED_SIZE_MAX:
-            self.uncork()
-            if self._can_send or self._closing:
-                self.write(data)
-                return
-        is_first = not self._queue
-        self._enqueue(bytes(data))
-        if is_first and self._gathers:
+
+    def _gather(self, data: bytes) -> None:
+        """Queue bytes that nobody else can change, behind what waits; nothing stands against them."""
+        queue = self._made_queue()
+        queue.add(data)
+        if self.phase is DIRECT or self.phase is GATHERING:
             self._cork()
-        if self._corked and self.queued_size >= CORKED_SIZE_MAX:
-            # Before the protocol is asked to pause: what the kernel takes is no reason to, and resume_writing() must
-            # not be called from inside a write.
-            self.uncork()
-        self.flow.grown(self.queued_size)
+        if self.phase is CORKED:
+            self._send_if_much(queue)
+        self.flow.grown(queue.size)
+
+    def _send_if_much(self, queue: SendQueue) -> None:
+        """In CORKED: do not wait for the turn's end with what has become much; but only once in a turn."""
+        turn = self._loop.turn
+        if queue.size >= self._corked_limit() and self._spent_turn != turn:
+            self._spent_turn = turn
+            self._send_gathered()
+            if self.flow.may_resume(queue.size):
+                # Not here, in the middle of a write.
+                self._loop.call_soon(self._resume, context=self.transport.context)
+
+    def _made_queue(self) -> SendQueue:
+        queue = self._queue
+        if queue is None:
+            queue = self._queue = self._queue_type()
+        return queue
 
     def _cork(self) -> None:
-        self._corked = True
-        # What waits for the end of the turn only was not refused by the kernel, and is no reason to pause; but who has
-        # set a lower mark than the ordinary one wants to be asked.
-        self._cork_limit = CORKED_SIZE_MAX if self.flow.high >= HIGH_WATER_DEFAULT else self.flow.high
+        """To CORKED."""
+        self.phase = CORKED
+        spent = self._spent_turn == self._loop.turn
+        self._room = self.flow.high + 1 if spent else self._corked_limit()
         self._loop.corked.append(self)
 
+    def _corked_limit(self) -> int:
+        """How much is gathered before it is sent."""
+        if self.flow.was_set:
+            return min(self.flow.high, CORKED_SIZE_MAX)
+        return CORKED_SIZE_MAX if self._taken >= PROOF_SIZE else CORKED_SIZE_MIN
+
     def uncork(self) -> None:
-        """Send together what was gathered; the loop calls this at the end of the turn."""
-        queue = self._queue
-        if not self._corked or queue is None:
+        """Send together what was gathered; the loop calls this at the end of the turn, for each that was corked."""
+        if self.phase is not CORKED:
             # Sent already, because it had become much; or aborted meanwhile.
             return
-        self._corked = False
-        self._cork_limit = 0
+        self._send_gathered()
+        if self.flow.paused and self.phase is not LOST:
+            self.transport.context.run(self.flow.shrunk, self.queued_size)
+
+    def _send_gathered(self) -> None:
+        """From CORKED: send the queue, and rest if the kernel takes all of it."""
+        queue = self._queue
+        assert queue is not None
+        size = queue.size
+        self._room = 0
         try:
-            if len(queue) == 1:
+            if len(queue.pieces) == 1:
                 # Alone in its turn: nothing is gained by letting the next one wait.
                 self._gathers = self._last_turn == self._loop.turn
-                sent = self._send_now(queue[0])
-            else:
-                sent = self._send_joined()
-        except (BlockingIOError, InterruptedError):
-            sent = 0
+                queue.forget(self._send_now(queue.pieces[0]))
+            elif size <= CORKED_SIZE_MAX:
+                self._send_joined(queue)
+        except (BlockingIOError, InterruptedError, MemoryError):
+            pass  # The overlapped send takes it, from where it is.
         except OSError as exc:
             self.transport.fatal_error(exc, "Fatal write error on transport")
             return
-        self._after_sending(sent)
+        if queue.pieces:
+            self._flush_refused()
+        else:
+            self._taken += size
+            self._rest()
 
-    def _send_joined(self) -> int:
-        """Send all of the queue in one call; what that does not take is one piece from now on. 0: all is forgotten."""
-        queue: Any = self._queue
-        with self._loop.join_buffer.join(queue) as data:
+    def _send_joined(self, queue: SendQueue) -> None:
+        """Send all of the queue in one call; what that does not take is one piece from now on."""
+        with self._loop.join_buffer.join(queue.pieces) as data:
+            sent = self._send_now(data)
+            if sent == len(data):
+                queue.clear()
+                return
             try:
-                sent = self._send_now(data)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            queue.clear()
-            if sent < len(data):
-                queue.append(bytes(data[sent:]))
-            self.queued_size -= sent
-            return 0
+                queue.keep_only(bytes(data[sent:]))
+            except MemoryError:
+                queue.forget(sent)
 
-    def _enqueue(self, data: bytes) -> None:
-        """Queue bytes that nobody else can change."""
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append(data)
-        self.queued_size += len(data)
-        self._can_send = False
+    def _resume(self) -> None:
+        if self.phase is not LOST:
+            self.flow.shrunk(self.queued_size)
+
+    def _flush_refused(self) -> None:
+        """To FLUSHING, because the kernel does not take all at once."""
+        self._taken = 0
+        self._refused_at = self._loop.time()
+        self._flush()
 
     def _flush(self) -> None:
-        """Gather what is queued into one overlapped send. Nothing is in flight."""
-        operation = self._operation
-        if operation is None:
-            operation = self._verbs.send_operation(self._proactor, self._endpoint, self.on_sent)
-            operation.context = self.transport.context
-            self._operation = operation
+        """To FLUSHING: gather what is queued into one overlapped send. Nothing is in flight."""
+        self.phase = FLUSHING
         queue = self._queue
         assert queue is not None
-        chunks = list(queue) if len(queue) <= GATHER_MAX else [queue[i] for i in range(GATHER_MAX)]
-        self._verbs.set_send_vector(operation, chunks, self._skip)
-        self._proactor.submit(operation)
+        try:
+            operation = self._operation
+            if operation is None:
+                operation = self._verbs.send_operation(self._proactor, self._endpoint, self.on_sent)
+                operation.context = self.transport.context
+                self._operation = operation
+            self._verbs.set_send_vector(operation, queue.vector(), queue.skip)
+            self._proactor.submit(operation)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            # No memory, say: this connection's end, and nobody else's.
+            self.transport.fatal_error(exc, "Fatal write error on transport")
 
     def on_sent(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        if self._queue is None:
-            # Aborted meanwhile: what was queued is forgotten, and nobody waits for this.
+        if self.phase is LOST:
+            # What was queued is forgotten, and nobody waits for this.
             return
         operation.buffer = None
         if status:
             self.transport.fatal_error(error_of(operation, status), "Fatal write error on transport")
             return
-        self._after_sending(byte_count)
-
-    def _after_sending(self, byte_count: int) -> None:
-        self._forget_sent(byte_count)
-        self.flow.shrunk(self.queued_size)
-        # resume_writing() may have written more, or aborted.
-        if self._corked:
-            return
-        if self._queue:
-            self._flush()
-        elif self._queue is not None:
-            self._drained()
-
-    def _forget_sent(self, byte_count: int) -> None:
-        # An overlapped send on a stream takes all or fails (MSDN, WSASend); if it ever takes less, go on from there.
-        self.queued_size -= byte_count
         queue = self._queue
         assert queue is not None
-        done = self._skip + byte_count
-        while queue and done >= len(queue[0]):
-            done -= len(queue.popleft())
-        self._skip = done
-
-    def _drained(self) -> None:
-        """The queue is empty: do what waited for that."""
-        if self._empty_waiter is not None:
-            private.set_result_unless_cancelled(self._empty_waiter, None)
-        if self.eof_written:
-            self.transport.shutdown_writing()
-        if self._closing:
-            self.transport.close_endpoint(None)
+        queue.forget(byte_count)
+        if queue.pieces:
+            self._flush()
         else:
-            self._can_send = not (self.eof_written or self._gathers) and self._empty_waiter is None
+            if self._loop.time() - self._refused_at <= FAST_S:
+                self._taken = PROOF_SIZE
+            self._rest()
+        if self.flow.paused and self.phase is not LOST:
+            self.flow.shrunk(queue.size)
 
-    def _accept_nothing(self) -> None:
-        """From now on each write comes to `_write_later`, which knows why."""
-        self._can_send = False
-        self._cork_limit = 0
+    def _rest(self) -> None:
+        """To DIRECT, GATHERING or SHUT: the queue is empty, and nothing is in flight. Do what waited for that."""
+        refusal = self.refusal
+        if refusal is NONE:
+            self.phase = GATHERING if self._gathers else DIRECT
+            return
+        self.phase = SHUT
+        if SENDFILE in refusal:
+            assert self._empty_waiter is not None
+            private.set_result_unless_cancelled(self._empty_waiter, None)
+        elif EOF in refusal:
+            self.transport.shutdown_writing()
+        if CLOSING in refusal:
+            self.transport.close_endpoint(None)
 
     def set_limits(self, high: int | None, low: int | None) -> None:
         """The water marks, as asyncio.WriteTransport.set_write_buffer_limits."""
         self.flow.set_limits(high, low)
-        self._cork_limit = 0
+        self._room = 0
         self.flow.grown(self.queued_size)
 
-    # -- ending ------------------------------------------------------------------------------------------------
+    # -- refusing ----------------------------------------------------------------------------------------------
+
+    def _refuse_from_now_on(self, why: Refusal) -> None:
+        self.refusal |= why
+        self._room = 0  # Each write comes to `_refuse`.
+        if self.phase in _EMPTY:
+            self.phase = SHUT
 
     def write_eof(self) -> None:
-        """Accept nothing more, and say so to the peer once the queue is out."""
-        if self._closing or self.eof_written:
+        """Accept nothing more, and say so to the peer once the queue is out, and the file that goes before it."""
+        if self.phase is LOST or self.refusal & (CLOSING | EOF):
             return
-        self.eof_written = True
-        self._accept_nothing()
-        if not self.queued_size:
+        sending_file = SENDFILE in self.refusal
+        self._refuse_from_now_on(EOF)
+        if self.phase is SHUT and not sending_file:
             self.transport.shutdown_writing()
 
     def finish(self) -> bool:
         """Accept nothing more. True if there is nothing to wait for; else `close_endpoint` follows the last byte."""
-        self._closing = True
-        self._accept_nothing()
-        return not self.queued_size
+        self._refuse_from_now_on(CLOSING)
+        return self.phase is SHUT or self.phase is LOST
 
     def abandon(self, exc: BaseException | None) -> None:
-        """Forget what waits. What is in flight stays with its operation until its packet has come."""
-        self._closing = True
-        self._accept_nothing()
-        self._queue, self.queued_size, self._skip = None, 0, 0
+        """To LOST: forget what waits. What is in flight stays with its operation until its packet has come."""
+        self.refusal |= CLOSING
+        self.phase = LOST
+        self._room = 0
+        if self._queue is not None:
+            self._queue.clear()
         if self._empty_waiter is not None and not self._empty_waiter.done():
             self._empty_waiter.set_exception(exc or ConnectionAbortedError("the transport was aborted"))
 
@@ -332,19 +449,27 @@ class Writer:
     # -- sending a file: the loop's business, between these two -------------------------------------------------
 
     def make_empty_waiter(self) -> "asyncio.Future[None]":
-        """Refuse writes from now on; the future is done when all earlier ones have gone out."""
+        """Refuse writes from now on; the future is done when all earlier ones have gone out.
+
+        Raises:
+            RuntimeError: another file is being sent, or waits to be.
+        """
         if self._empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
-        self._accept_nothing()
-        self._empty_waiter = self.transport.loop.create_future()
-        if not self.queued_size:
-            self._empty_waiter.set_result(None)
-        return self._empty_waiter
+        waiter = self._empty_waiter = self._loop.create_future()
+        self._refuse_from_now_on(SENDFILE)
+        if self.phase is SHUT or self.phase is LOST:
+            waiter.set_result(None)
+        return waiter
 
-    def reset_empty_waiter(self) -> None:
-        """Accept writes again."""
+    def reset_empty_waiter(self, waiter: "asyncio.Future[None]") -> None:
+        """Accept writes again, if it was this one that they waited for."""
+        if self._empty_waiter is not waiter:
+            return
         self._empty_waiter = None
-        self._can_send = not (self.queued_size or self.eof_written or self._closing or self._gathers)
+        self.refusal &= ~SENDFILE
+        if self.phase is SHUT and self.refusal & CLOSING == NONE:
+            self._rest()
 
 
 def as_bytes_like(data: Any) -> Any:

@@ -305,3 +305,39 @@ async def test_two_slow_clients_do_not_hold_up_a_third(large, tmp_path):
             sending.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await sending
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "copied"])
+async def test_a_sendfile_cancelled_while_earlier_writes_wait_leaves_a_connection_that_writes(large, native):
+    file = large if native else io.BytesIO(pattern(1000))
+    async with connected() as (transport, _, peer):
+        written = pattern(16 * MIB)
+        transport.write(written)
+        task = asyncio.create_task(here().sendfile(transport, file))
+        await until(lambda: "sendfile" in repr(transport))
+        with pytest.raises(RuntimeError, match="sendfile is in progress"):
+            transport.write(b"too early")
+        # Another one is refused, and takes nobody's turn by that.
+        with pytest.raises(RuntimeError):
+            await here().sendfile(transport, file)
+        with pytest.raises(RuntimeError, match="sendfile is in progress"):
+            transport.write(b"too early")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        transport.write(b"and more")
+        assert await asyncio.to_thread(receive_exactly, peer, len(written) + 8) == written + b"and more"
+        # The next file has its turn.
+        file.seek(0)
+        sent = asyncio.create_task(here().sendfile(transport, file, 0, 1000))
+        assert await asyncio.to_thread(receive_exactly, peer, 1000) == pattern(24 * MIB)[:1000]
+        assert await sent == 1000
+
+
+async def test_the_end_of_file_waits_for_the_file_that_goes_out_before_it(large):
+    async with connected() as (transport, _, peer):
+        sending = asyncio.create_task(here().sendfile(transport, large))
+        await until(lambda: pending(IoType.TRANSMIT_FILE))
+        transport.write_eof()
+        assert await asyncio.to_thread(receive_all, peer) == pattern(24 * MIB)
+        assert await sending == 24 * MIB

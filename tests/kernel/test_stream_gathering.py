@@ -6,12 +6,13 @@ import socket
 
 import pytest
 
+from iocp_loop._transports import _writer
 from iocp_loop._transports._flow import HIGH_WATER_DEFAULT
 from iocp_loop._transports._joining import JoinBuffer
-from iocp_loop._transports._writer import CORKED_SIZE_MAX, JOIN_MAX
+from iocp_loop._transports._writer import CORKED_SIZE_MAX, CORKED_SIZE_MIN, JOIN_MAX
 
 from .peers import LOCALHOST, Recorder, connected, pattern, receive_all, receive_exactly, reset
-from .watched import here, turns
+from .watched import here, turns, until
 
 
 class CountedSocket(socket.socket):
@@ -71,43 +72,115 @@ async def test_the_first_write_of_a_turn_goes_out_at_once_and_the_others_togethe
 async def test_what_becomes_much_in_one_turn_is_sent_within_it_and_no_reason_to_pause_if_the_kernel_takes_it(peers):
     transport, protocol, sock, peer = await counted(peers)
     transport.write(b"x")
-    for _ in range(CORKED_SIZE_MAX // 1024 - 1):
+    for _ in range(CORKED_SIZE_MIN // 1024 - 1):
         transport.write(bytes(1024))
     assert sock.sent_sizes == [1]
     assert protocol.events == ["made"]
     transport.write(bytes(1024))
-    assert len(sock.sent_sizes) == 2
-    left = CORKED_SIZE_MAX - sock.sent_sizes[1]
-    assert transport.get_write_buffer_size() == left
-    assert protocol.events == (["made", "pause"] if left > HIGH_WATER_DEFAULT else ["made"])
-    assert await asyncio.to_thread(receive_exactly, peer, 1 + CORKED_SIZE_MAX) == b"x" + bytes(CORKED_SIZE_MAX)
+    assert sock.sent_sizes == [1, CORKED_SIZE_MIN]
+    assert transport.get_write_buffer_size() == 0
+    assert protocol.events == ["made"]
+    assert await asyncio.to_thread(receive_exactly, peer, 1 + CORKED_SIZE_MIN) == b"x" + bytes(CORKED_SIZE_MIN)
     await end(transport, protocol)
 
 
-@pytest.mark.parametrize("high", [0, 10, HIGH_WATER_DEFAULT - 1])
-async def test_a_lower_mark_than_the_ordinary_one_counts_what_is_gathered_too(peers, high):
+@pytest.mark.parametrize("how", ["what was refused is out in a moment", "more was taken than a kernel keeps"])
+async def test_more_is_gathered_for_a_peer_that_was_seen_to_read(peers, monkeypatch, how):
+    transport, protocol, sock, peer = await counted(peers)
+    if how == "more was taken than a kernel keeps":
+        monkeypatch.setattr(_writer, "PROOF_SIZE", CORKED_SIZE_MIN)
+        size = CORKED_SIZE_MIN + 1024
+    else:
+        monkeypatch.setattr(_writer, "FAST_S", 1e6)
+        size = 32 << 20
+    taking = asyncio.create_task(asyncio.to_thread(receive_exactly, peer, size))
+    if size > CORKED_SIZE_MAX:
+        transport.write(bytes(size))
+        assert transport.get_write_buffer_size()
+    else:
+        for _ in range(size // 1024):
+            transport.write(bytes(1024))
+    await taking
+    await until(lambda: not transport.get_write_buffer_size())
+    await turns(1)
+    sock.sent_sizes.clear()
+    for _ in range(CORKED_SIZE_MAX // 1024 + 1):
+        transport.write(bytes(1024))
+    assert CORKED_SIZE_MAX in sock.sent_sizes
+    await end(transport, protocol)
+
+
+async def test_a_turn_sends_much_once_and_then_the_mark_counts(peers):
+    """However much the kernel takes: who writes and drains lets others have their turn."""
+    transport, protocol, sock, peer = await counted(peers)
+    written = 0
+    while "pause" not in protocol.events:
+        transport.write(bytes(1024))
+        written += 1024
+    assert sock.sent_sizes == [1024, CORKED_SIZE_MIN]
+    assert transport.get_write_buffer_size() == HIGH_WATER_DEFAULT + 1024
+    await until(lambda: "resume" in protocol.events)
+    assert await asyncio.to_thread(receive_exactly, peer, written) == bytes(written)
+    await end(transport, protocol)
+
+
+@pytest.mark.parametrize("high", [0, 10, HIGH_WATER_DEFAULT - 1, 256 * 1024, 2 * CORKED_SIZE_MAX])
+async def test_a_mark_that_was_set_is_never_passed_by_more_than_one_write(peers, high):
+    """Up to there it is gathered, and then sent; what comes after that in the same turn makes the protocol pause."""
     transport, protocol, _, peer = await counted(peers)
     transport.set_write_buffer_limits(high=high)
-    transport.write(b"x")
-    transport.write(bytes(high))
-    assert "pause" not in protocol.events
-    transport.write(b"y")
-    assert protocol.events == ["made", "pause"]
+    written = 0
+    while "pause" not in protocol.events:
+        assert transport.get_write_buffer_size() <= high
+        transport.write(bytes(1000))
+        written += 1000
+    assert high < transport.get_write_buffer_size() <= high + 1000
+    receiving = asyncio.create_task(asyncio.to_thread(receive_exactly, peer, written))
+    await until(lambda: "resume" in protocol.events)
+    assert await receiving == bytes(written)
+    await end(transport, protocol)
+
+
+async def test_a_peer_that_never_reads_is_not_worth_more_memory_than_its_mark(peers):
+    """One that writes and drains to it keeps what one gathered send left, and what passed the mark behind that."""
+    transport, protocol, _, _peer = await counted(peers)
+    for _ in range(20_000):
+        transport.write(bytes(4096))
+        if protocol.events.count("pause") > protocol.events.count("resume"):
+            await turns(3)
+            if protocol.events.count("pause") > protocol.events.count("resume"):
+                break
+    else:
+        pytest.fail("the kernel takes everything")
+    assert transport.get_write_buffer_size() <= CORKED_SIZE_MIN + HIGH_WATER_DEFAULT + 2 * 4096
+    await end(transport, protocol)
+
+
+async def test_a_peer_that_reads_slowly_is_not_worth_more_either(peers, monkeypatch):
+    transport, protocol, sock, peer = await counted(peers)
+    monkeypatch.setattr(_writer, "FAST_S", -1)
+    size = 32 << 20
+    transport.write(bytes(size))
+    assert await asyncio.to_thread(receive_exactly, peer, size) == bytes(size)
+    await until(lambda: not transport.get_write_buffer_size())
     await turns(1)
-    assert protocol.events == ["made", "pause", "resume"]
-    assert receive_exactly(peer, high + 2) == b"x" + bytes(high) + b"y"
+    sock.sent_sizes.clear()
+    for _ in range(CORKED_SIZE_MIN // 1024 + 1):
+        transport.write(bytes(1024))
+    assert CORKED_SIZE_MIN in sock.sent_sizes
     await end(transport, protocol)
 
 
 async def test_a_large_write_after_small_ones_follows_them_uncopied(peers):
-    """It would not fit: what was gathered goes first, then it goes by itself."""
+    """Too much to be joined: they go together, in one overlapped send of the three pieces."""
     transport, protocol, sock, peer = await counted(peers)
     large = pattern(CORKED_SIZE_MAX)
     receiving = asyncio.create_task(asyncio.to_thread(receive_exactly, peer, 3 + len(large)))
     for data in (b"1", b"2", b"3", large):
         transport.write(data)
-    assert sock.sent_sizes[:2] == [1, 2]
+    assert sock.sent_sizes == [1]
     assert await receiving == b"123" + large
+    assert len(sock.sent_sizes) == 1  # An overlapped send takes the pieces from where they are.
     await end(transport, protocol)
 
 

@@ -6,6 +6,7 @@ is told of the protocol's own exceptions and of nothing else; at the end nothing
 """
 
 import asyncio
+import contextlib
 import gc
 import weakref
 
@@ -144,6 +145,18 @@ class Stage:
         self.kernel.check()
         self.loop.arena.check()
         assert self.kernel.open_sockets == []
+
+    def run_through_interrupts(self, scenario):
+        """`run`, gone on with after each KeyboardInterrupt and SystemExit, as an interactive session would."""
+        task = self.loop.create_task(scenario)
+        while not task.done():
+            try:
+                self.loop.run_until_complete(task)
+            except (KeyboardInterrupt, SystemExit):
+                continue
+            except BaseException:
+                break
+        self.run(task)
 
     def act(self):
         """One random thing, on a random connection."""
@@ -423,6 +436,77 @@ def test_a_protocol_that_raises_loses_no_byte_and_no_connection(schedules):
         await finish_in_order(stage)
 
     schedules(run, 250)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl+C, in a callback."""
+
+
+def test_whatever_a_callback_does_or_raises_concerns_its_own_connection(schedules, monkeypatch):
+    """Every callback writes (more than the mark, more than is gathered), closes, aborts, ends or raises as it likes.
+
+    The loop goes on, or can be run again after a KeyboardInterrupt; no byte overtakes another; every connection ends.
+    """
+    monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 200)
+    monkeypatch.setattr(_writer, "CORKED_SIZE_MIN", 60)
+    monkeypatch.setattr(_writer, "JOIN_MAX", 50)
+
+    def run(seed):
+        stage = Stage(seed, Chances(would_block=0.5, inline=0.7))
+        raised = []
+
+        def meddle(end):
+            if not stage.budget or stage.random.random() < 0.6:
+                return
+            stage.budget -= 1
+            match stage.random.randrange(12):
+                case 0 if not end.lost.done():
+                    end.transport.close()
+                case 1 if not end.lost.done():
+                    end.transport.abort()
+                case 2 if end.may_write():
+                    end.write_eof()
+                case 3:
+                    raised.append(stage.random.choice((MemoryError, RuntimeError, OSError))("from a callback"))
+                    raise raised[-1]
+                case 4:
+                    raise stage.random.choice((Interrupted, SystemExit))
+                case 5:
+                    stage.act()
+                case _ if end.may_write() and not end.lost.done():
+                    for _ in range(stage.random.randrange(1, 4)):
+                        end.write(stage.message())
+
+        for _ in range(2):
+            for end in stage.connection():
+                end.sock.capacity = stage.random.choice((64, 500, 5000))
+                end.meddle = lambda end=end: meddle(end)
+        stage.run_through_interrupts(until_all_are_over(stage))
+        told = [report["exception"] for report in stage.loop.reports]
+        assert all(exception in raised for exception in told)
+
+    async def until_all_are_over(stage):
+        for _ in range(25):
+            with contextlib.suppress(KeyboardInterrupt, SystemExit):  # Out of pause_writing(), through write().
+                stage.act()
+            if stage.random.random() < 0.5:
+                await asyncio.sleep(0)
+        stage.budget = 0
+        for end, other in pairs(stage.ends):
+            await wait_until_connected(end)
+            end.transport.resume_reading()
+        for end, other in pairs(stage.ends):
+            await asyncio.wait([end.eof, end.lost], return_when=asyncio.FIRST_COMPLETED, timeout=1)
+            end.transport.close()
+        await asyncio.sleep(1)
+        for end, other in pairs(stage.ends):
+            # Two ends that were closed before all was out send, do not read, and wait for each other.
+            end.transport.abort()
+        for end, other in pairs(stage.ends):
+            await end.lost
+            assert other.written.startswith(end.received)
+
+    schedules(run, 1500)
 
 
 def test_an_exception_in_eof_received_closes_the_connection(schedules):

@@ -1,0 +1,228 @@
+"""What a program does from inside pause_writing() and resume_writing(), and what fails in the middle of a send."""
+
+import asyncio
+import contextvars
+import socket
+
+import pytest
+
+from iocp_loop._transports import _writer
+from iocp_loop._transports._joining import JoinBuffer
+
+from .peers import Echo, Recorder, connected, pattern, receive_all, receive_exactly, serving
+from .test_tls import client_context, server_context, tls_client
+from .watched import PATIENCE_S, WatchedLoop, here, turns, until
+
+KIB = 1024
+MIB = 1 << 20
+# More than any socket buffer takes at once, so that the rest is queued.
+PLENTY = 16 * MIB
+
+
+class Acting(Recorder):
+    """Calls `on_resume` in resume_writing()."""
+
+    on_resume = None
+    depth = 0  # of calls into the protocol
+
+    def resume_writing(self):
+        super().resume_writing()
+        assert self.depth == 0, "resume_writing() inside a write"
+        if self.on_resume is not None:
+            self.on_resume()
+
+    def write(self, data):
+        self.depth += 1
+        self.transport.write(data)
+        self.depth -= 1
+
+
+def small_buffer(transport):
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * KIB)
+
+
+@pytest.mark.parametrize("size", [10, 64 * KIB, 100 * KIB, 384 * KIB, PLENTY])
+@pytest.mark.parametrize("small", [False, True], ids=["", "small send buffer"])
+async def test_three_writes_in_one_turn_over_tls_arrive(size, small):
+    """asyncio's TLS writes again in resume_writing(), whatever the program does."""
+    async with serving(Echo, ssl=server_context()) as (_, address):
+        transport, protocol = await here().create_connection(
+            Recorder, *address, ssl=client_context(), server_hostname="localhost"
+        )
+        if small:
+            small_buffer(transport)
+        parts = [pattern(size, seed) for seed in range(3)]
+        for part in parts:
+            transport.write(part)
+        async with asyncio.timeout(6 * PATIENCE_S):
+            while len(protocol.received) < 3 * size:
+                await asyncio.sleep(0.01)
+        assert protocol.received == b"".join(parts)
+        transport.abort()
+        await protocol.gone()
+
+
+async def test_a_server_that_streams_large_pieces_over_tls_goes_on():
+    """100 KiB pieces, written and drained, with a small send buffer, to a client that reads them all."""
+    total = 60 * 100 * KIB
+
+    async def stream(_reader, writer):
+        small_buffer(writer.transport)
+        for number in range(60):
+            writer.write(pattern(100 * KIB, number))
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(stream, "127.0.0.1", 0, ssl=server_context())
+
+    def read():
+        with tls_client(server.sockets[0].getsockname()) as sock:
+            return receive_exactly(sock, total)
+
+    async with asyncio.timeout(6 * PATIENCE_S):
+        received = await asyncio.to_thread(read)
+    assert received == b"".join(pattern(100 * KIB, number) for number in range(60))
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("size", [1, 100 * KIB, 4 * MIB])
+async def test_what_resume_writing_writes_follows_what_was_written_before(size):
+    async with connected(Acting) as (transport, protocol, peer):
+        parts = [pattern(PLENTY, 1)]
+        left = [pattern(size, seed) for seed in range(5)]
+
+        def on_resume():
+            while left:
+                for part in (left.pop(), b"|"):
+                    parts.append(part)
+                    protocol.write(part)
+
+        protocol.on_resume = on_resume
+        protocol.write(parts[0])
+        receiving = asyncio.create_task(asyncio.to_thread(receive_all, peer))
+        await until(lambda: not left)
+        await until(lambda: not transport.get_write_buffer_size())
+        transport.close()
+        assert await receiving == b"".join(parts)
+
+
+@pytest.mark.parametrize("how", ["close", "abort", "write_eof"])
+async def test_resume_writing_may_end_the_connection(how):
+    async with connected(Acting) as (transport, protocol, peer):
+        protocol.on_resume = lambda: getattr(transport, how)()
+        protocol.write(pattern(PLENTY))
+        assert await asyncio.to_thread(receive_all, peer) == pattern(PLENTY)
+        peer.close()
+        assert await protocol.gone() is None or how == "write_eof"
+
+
+async def test_resume_writing_runs_in_the_connections_context_at_the_end_of_a_turn():
+    """What was gathered passed the mark and went out when the turn ended: no packet, and nobody's context but ours."""
+    name = contextvars.ContextVar("name", default="nobody's")
+    name.set("the connection's")
+    seen = []
+    async with connected(Acting) as (transport, protocol, peer):
+        transport.set_write_buffer_limits(high=10)
+        protocol.on_resume = lambda: seen.append(name.get())
+        name.set("the writer's")
+        for _ in range(4):
+            protocol.write(bytes(20))
+        assert protocol.events == ["made", "pause"]
+        await until(lambda: seen)
+        assert seen == ["the connection's"]
+        assert receive_exactly(peer, 80) == bytes(80)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_out_of_resume_writing_leaves_a_connection_that_writes(interrupt):
+    loop = WatchedLoop()
+
+    async def begin():
+        stack = connected(Acting)
+        return stack, await stack.__aenter__()
+
+    stack, (transport, protocol, peer) = loop.run_until_complete(begin())
+
+    def on_resume():
+        protocol.on_resume = None
+        raise interrupt
+
+    async def write_plenty():
+        protocol.on_resume = on_resume
+        protocol.write(pattern(PLENTY))
+        assert await asyncio.to_thread(receive_exactly, peer, PLENTY) == pattern(PLENTY)
+        await until(lambda: protocol.events[-1] == "resume")
+
+    async def write_again():
+        protocol.write(pattern(PLENTY, 2))
+        protocol.write(b"the end")
+        assert await asyncio.to_thread(receive_exactly, peer, PLENTY + 7) == pattern(PLENTY, 2) + b"the end"
+        await stack.__aexit__(None, None, None)
+
+    task = loop.create_task(write_plenty())
+    with pytest.raises(interrupt):
+        loop.run_until_complete(task)
+    loop.run_until_complete(task)
+    loop.run_until_complete(write_again())
+    loop.close()
+
+
+async def test_no_memory_to_join_in_costs_speed_and_nothing_else(monkeypatch):
+    def refuse(self, pieces):
+        raise MemoryError
+
+    async with connected() as (transport, protocol, peer):
+        monkeypatch.setattr(JoinBuffer, "join", refuse)
+        parts = [pattern(1000, seed) for seed in range(100)]
+        for part in parts:
+            transport.write(part)
+        assert await asyncio.to_thread(receive_exactly, peer, 100_000) == b"".join(parts)
+
+
+async def test_no_memory_for_a_send_ends_its_own_connection_only(monkeypatch):
+    async with connected() as (transport, protocol, peer), connected() as (other, _, other_peer):
+        monkeypatch.setattr(transport._writer._verbs, "send_operation", lambda *_: (_ for _ in ()).throw(MemoryError))
+        transport.write(pattern(PLENTY))
+        assert isinstance(await protocol.gone(), MemoryError)
+        here().expect_report("MemoryError")
+        other.write(b"alive")
+        assert receive_exactly(other_peer, 5) == b"alive"
+
+
+async def test_a_writer_that_fails_at_the_end_of_a_turn_ends_its_own_connection_only():
+    async with connected() as (transport, protocol, _), connected() as (other, _, other_peer):
+
+        def fail(_data):
+            raise ZeroDivisionError
+
+        for each in (transport, other):
+            each.write(b"first")
+            each.write(b"second")
+        transport._writer._send_now = fail
+        assert isinstance(await protocol.gone(), ZeroDivisionError)
+        here().expect_report("ZeroDivisionError")
+        assert receive_exactly(other_peer, 11) == b"firstsecond"
+
+
+async def test_a_drain_lets_others_run_however_much_the_kernel_takes():
+    """The bytes written within one turn are bounded, with a peer that takes all of them."""
+    async with connected(asyncio.Protocol) as (transport, _, peer):
+        taking = asyncio.create_task(asyncio.to_thread(receive_all, peer))
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        writer = asyncio.StreamWriter(transport, protocol, reader, here())
+        in_one_turn, most, turn = 0, 0, here().turn
+        for _ in range(2000):
+            writer.write(bytes(4 * KIB))
+            await writer.drain()
+            if here().turn != turn:
+                in_one_turn, turn = 0, here().turn
+            in_one_turn += 4 * KIB
+            most = max(most, in_one_turn)
+        assert most <= _writer.CORKED_SIZE_MAX + 2 * 64 * KIB
+        transport.close()
+        assert await taking == bytes(2000 * 4 * KIB)
+        await turns(2)
