@@ -189,6 +189,11 @@ def take_unread(protocol: Any) -> bytes:
     return data
 
 
+def give_unread(protocol: Any, data: bytes) -> None:
+    """Put back what `take_unread` took, in front of what has come meanwhile."""
+    protocol._stream_reader._buffer[:0] = data
+
+
 def run_soon(loop: Any, handle: asyncio.Handle) -> None:
     """Let a Handle made earlier run in this turn: what `call_soon` does, without making a new one each time."""
     if not handle.cancelled():
@@ -227,6 +232,7 @@ __all__ = [
     "attach",
     "detach",
     "format_handle",
+    "give_unread",
     "logger",
     "popen",
     "replaced_run",

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import socket
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, TypeVarTuple
 
 from . import _asyncio_private as private
@@ -79,17 +80,21 @@ class IocpEventLoop(BareSockets):
         *,
         extra: dict[str, Any] | None = None,
         server: Any = None,
+        context: Context | None = None,
     ) -> StreamTransport:
         endpoint = self._futures.take(sock)
         _set_nodelay(sock)
         extra = _with_addresses(sock, extra)
-        return StreamTransport(self, endpoint, sock, protocol, waiter=waiter, extra=extra, server=server)
+        return StreamTransport(
+            self, endpoint, sock, protocol, waiter=waiter, extra=extra, server=server, context=context
+        )
 
     def _make_ssl_transport(
         self, rawsock: socket.socket, protocol: Any, sslcontext: Any, waiter: Any = None, **options: Any
     ) -> Any:
+        context = options.pop("context", None)  # From CPython 3.15 on: whose callbacks these are.
         ssl_protocol, server, extra = self._make_ssl_protocol(protocol, sslcontext, waiter, options)
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
         return ssl_protocol._app_transport  # noqa: SLF001 - what asyncio's own loops return
 
     def _make_ssl_protocol(self, protocol: Any, sslcontext: Any, waiter: Any, options: dict[str, Any]) -> Any:
@@ -102,9 +107,19 @@ class IocpEventLoop(BareSockets):
         The first bytes of the peer's handshake may have come with its last plain ones, and wait in the reader of
         `asyncio.StreamWriter.start_tls`: they are part of the handshake, and not lost.
         """
-        if isinstance(transport, StreamTransport):
-            transport.endpoint.leftover += private.take_unread(protocol)
-        return await super().start_tls(transport, protocol, sslcontext, **options)
+        if not isinstance(transport, StreamTransport):
+            return await super().start_tls(transport, protocol, sslcontext, **options)
+        endpoint, before = transport.endpoint, transport.get_protocol()
+        unread = private.take_unread(protocol)
+        endpoint.leftover += unread
+        try:
+            return await super().start_tls(transport, protocol, sslcontext, **options)
+        except BaseException:
+            if unread and transport.get_protocol() is before:
+                # An argument was refused before anything was done: the connection is as it was.
+                endpoint.leftover = endpoint.leftover[: -len(unread)]
+                private.give_unread(protocol, unread)
+            raise
 
     def _make_datagram_transport(
         self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None

@@ -282,7 +282,9 @@ class CompletionPort:
         """
         self._check_open()
         if not self._kernel.PostQueuedCompletionStatus(self._handle, byte_count, key, overlapped):
-            raise os_error(self._kernel.last_error(), "PostQueuedCompletionStatus", f"port {self._handle}")
+            code = self._kernel.last_error()
+            self._check_open()  # Another thread may have closed it since it was looked at.
+            raise os_error(code, "PostQueuedCompletionStatus", f"port {self._handle}")
 
     def close(self) -> None:
         """Wake every waiting thread (its `wait` raises ValueError) and close the port. Twice is once. Thread-safe.

@@ -173,7 +173,12 @@ class Proactor:
             return  # Another thread saw the count reach zero first.
         # SAFETY: no operation is outstanding, so the handle's value may be used again by the next open().
         if endpoint.owner is not None:
-            endpoint.owner.close()
+            try:
+                endpoint.owner.close()
+            except OSError:
+                # Somebody has closed the descriptor behind our back. That it is closed was the point; and this is
+                # the middle of settling, where nothing that concerns one handle may end the loop.
+                pass
             endpoint.owner = None
         if endpoint.on_closed is not None:
             on_closed, endpoint.on_closed = endpoint.on_closed, None
@@ -359,7 +364,13 @@ class Proactor:
         """Make a `select` that waits, or the next one, return. From any thread; many calls cost one packet."""
         if not self._wake_posted:
             self._wake_posted = True
-            self.port.post(Key.WAKE)
+            try:
+                self.port.post(Key.WAKE)
+            except BaseException:
+                # Not posted, or a KeyboardInterrupt says nothing about it: the next call tries again. A packet too
+                # many does no harm.
+                self._wake_posted = False
+                raise
 
     # -- the end -----------------------------------------------------------------------------------------------
 

@@ -25,14 +25,33 @@ class EndpointTransport(asyncio.Transport):
         context: the contextvars.Context that the protocol is called in: that of whoever made the transport.
     """
 
-    __slots__ = ("__weakref__", "_endpoint", "_exception", "_handle", "_is_overdue", "_protocol", "context", "loop")
+    # A dictionary too, which costs nothing while it is empty: programs note things on transports, and tests replace
+    # their methods.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_endpoint",
+        "_exception",
+        "_handle",
+        "_is_overdue",
+        "_protocol",
+        "context",
+        "loop",
+    )
 
     _protocol: Any
 
-    def __init__(self, loop: "IocpEventLoop", endpoint: Endpoint, handle: Any, extra: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        loop: "IocpEventLoop",
+        endpoint: Endpoint,
+        handle: Any,
+        extra: dict[str, Any] | None,
+        context: contextvars.Context | None = None,
+    ) -> None:
         super().__init__(extra)
         self.loop = loop
-        self.context = contextvars.copy_context()
+        self.context = contextvars.copy_context() if context is None else context
         self._endpoint = endpoint
         self._handle = handle
         self._exception: BaseException | None = None
@@ -47,9 +66,14 @@ class EndpointTransport(asyncio.Transport):
             # As on asyncio's own loops: reported, and the connection goes on.
             self._report("Exception in callback protocol.connection_made()", exc)
         finally:
-            self._begin_receiving()
-            if waiter is not None:
+            # Also after a KeyboardInterrupt: whoever runs the loop again has a connection that works.
+            if waiter is None:
+                self._begin_receiving()
+            else:
+                # Whoever waits for the connection goes on before its first bytes are delivered, as on asyncio's own
+                # loops: programs attach what the bytes are for when they have the transport.
                 private.set_result_unless_cancelled(waiter, None)
+                self.loop.call_soon(self._begin_receiving, context=self.context)
 
     def _begin_receiving(self) -> None:
         raise NotImplementedError
@@ -100,12 +124,13 @@ class EndpointTransport(asyncio.Transport):
 
     def fatal_error(self, exc: BaseException, message: str) -> None:
         """End the connection because of `exc`: reported if it is the program's fault, else for connection_lost."""
+        # Ended first: the exception handler is the program's, and may use the transport.
+        self._force_close(exc)
         if isinstance(exc, OSError):
             if self.loop.get_debug():
                 private.logger.debug("%r: %s", self, message, exc_info=exc)
         else:
             self._report(message, exc)
-        self._force_close(exc)
 
     def _force_close(self, exc: BaseException | None) -> None:
         if not self._endpoint.closing:
@@ -138,8 +163,12 @@ class EndpointTransport(asyncio.Transport):
         try:
             self._protocol.connection_lost(exc)
         finally:
+            self._note_handle()
             self._handle = self._protocol = None
             self._release()
+
+    def _note_handle(self) -> None:
+        """The last moment to note what may be asked for when the handle is gone."""
 
     def _release(self) -> None:
         """Give all memory back, and break every cycle: nothing is outstanding any more."""

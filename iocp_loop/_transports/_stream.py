@@ -5,6 +5,7 @@ close() stops reading and lets the writer finish before the endpoint is closed; 
 
 import asyncio
 import contextlib
+import contextvars
 import socket
 from collections.abc import AsyncIterator, Callable
 from types import ModuleType
@@ -48,8 +49,9 @@ class StreamTransport(EndpointTransport):
         server: Any = None,
         addresses: tuple[bytes, bytes] | None = None,
         verbs: ModuleType | None = None,
+        context: contextvars.Context | None = None,
     ) -> None:
-        super().__init__(loop, endpoint, handle, extra)
+        super().__init__(loop, endpoint, handle, extra, context)
         if server is not None:
             # Before anything else: a server that its own protocol factory closed refuses.
             try:
@@ -147,6 +149,10 @@ class StreamTransport(EndpointTransport):
     def _abandon(self, exc: BaseException | None) -> None:
         self._reader.stop(cancel=False)
         self._writer.abandon(exc)
+
+    def _note_handle(self) -> None:
+        # asyncio's transports know their socket for life.
+        self.get_extra_info("socket")
 
     def _release(self) -> None:
         self._reader.release()

@@ -34,11 +34,11 @@ that a program that writes in crumbs pays one kernel call per turn and not one p
 do so (head and body of an HTTP answer, say) has its first write gathered too, until a turn brings only one.
 
 What is gathered was not refused by the kernel yet, and is no reason to pause the protocol, unless the program has set
-a mark of its own, which is obeyed. Once in a turn, what has become much is sent before the turn ends; what comes after
-that waits, and counts for the mark, so that a program that writes and drains lets others run however much the kernel
-takes. Much is CORKED_SIZE_MAX for a peer that was seen to read: what the kernel had refused was out in a moment, or
-more was taken than a kernel keeps. For any other peer it is CORKED_SIZE_MIN, because it may be one that never reads,
-and what was gathered for it would stay with us.
+a mark of its own, which is obeyed. What has become much is sent before the turn ends, but no more than TURN_SIZE_MAX of
+it, or as much work in crumbs; what comes after that waits, and counts for the mark, so that a program that writes and
+drains lets others run however much the kernel takes. Much is CORKED_SIZE_MAX for a peer that was seen to read: what the
+kernel had refused was out in a moment, or more was taken than a kernel keeps. For any other peer it is CORKED_SIZE_MIN,
+because it may be one that never reads, and what was gathered for it would stay with us.
 
 No callback of the program runs while a method here is under way: pause_writing() is the last thing a write does, and
 resume_writing() the last of a packet's delivery or of a turn's end. Each may write, close, abort or raise.
@@ -64,6 +64,10 @@ if TYPE_CHECKING:
 # What is gathered in a turn, and joined, before it is sent: for a peer that was seen to read, and for any other.
 CORKED_SIZE_MAX = 384 * 1024
 CORKED_SIZE_MIN = HIGH_WATER_DEFAULT
+# What is sent within a turn before writes wait for its end, in bytes. A piece counts for PIECE_SIZE_MIN at least: a
+# program that writes single bytes is busy with them for longer than the kernel is.
+TURN_SIZE_MAX = 768 * 1024
+PIECE_SIZE_MIN = 256
 # What was refused is out within this time, in seconds, or so many bytes were taken in a row: the peer reads.
 FAST_S = 0.02
 PROOF_SIZE = 16 * 1024 * 1024
@@ -119,6 +123,7 @@ class Writer:
         "_refused_at",
         "_room",
         "_send_now",
+        "_spent",
         "_spent_turn",
         "_taken",
         "_verbs",
@@ -141,12 +146,13 @@ class Writer:
         self.phase = DIRECT
         self.refusal = NONE
         self._gathers = False  # rest in GATHERING and not in DIRECT: the last writes had company
-        self._room = 0  # bytes: up to this size of the queue, a write has only to be added to it
+        self._room = 0  # bytes: below this size of the queue, a write has only to be added to it; 0: to none
         self._taken = 0  # bytes of gathered sends that were taken whole, since one was not
         self._refused_at = 0.0  # when a send was not taken whole, on the loop's clock
         self._loop = transport.loop
         self._last_turn = -1  # the one with the last direct write
         self._spent_turn = -1  # the last one in which much was sent before it ended
+        self._spent = 0  # and how much; see TURN_SIZE_MAX
         self._dropped_writes = 0
         self._queue: SendQueue | None = None
         self._operation: Any = None
@@ -169,6 +175,14 @@ class Writer:
         if type(data) is not bytes:
             data = as_bytes_like(data)
         if self.phase is not DIRECT or not data:
+            if self._room and data:
+                queue: Any = self._queue
+                size = queue.size + len(data)
+                if size < self._room:
+                    # One of many: _write_otherwise() would find nothing else to do.
+                    queue.pieces.append(data if type(data) is bytes else bytes(data))
+                    queue.size = size
+                    return
             self._write_otherwise(data)
             return
         turn = self._loop.turn
@@ -229,15 +243,9 @@ class Writer:
             self.flow.grown(queue.size)
 
     def _write_otherwise(self, data: bytes | bytearray | memoryview) -> None:
-        queue = self._queue
-        size = len(data)
-        if queue is not None and queue.size + size < self._room and size:
-            # One of many: nothing else to do.
-            queue.add(bytes(data))
-            return
         if self.refusal is not NONE or self.phase is LOST:
             self._refuse(data)
-        elif size:
+        elif data:
             self._gather(bytes(data))
 
     def _refuse(self, data: bytes | bytearray | memoryview) -> None:
@@ -261,10 +269,9 @@ class Writer:
         self.flow.grown(queue.size)
 
     def _send_if_much(self, queue: SendQueue) -> None:
-        """In CORKED: do not wait for the turn's end with what has become much; but only once in a turn."""
-        turn = self._loop.turn
-        if queue.size >= self._corked_limit() and self._spent_turn != turn:
-            self._spent_turn = turn
+        """In CORKED: do not wait for the turn's end with what has become much, unless this turn has seen enough."""
+        if queue.size >= self._corked_limit() and not self._has_spent():
+            self._spent += max(queue.size, PIECE_SIZE_MIN * len(queue.pieces))
             self._send_gathered()
             if self.flow.may_resume(queue.size):
                 # Not here, in the middle of a write.
@@ -279,9 +286,14 @@ class Writer:
     def _cork(self) -> None:
         """To CORKED."""
         self.phase = CORKED
-        spent = self._spent_turn == self._loop.turn
-        self._room = self.flow.high + 1 if spent else self._corked_limit()
+        self._room = self.flow.high + 1 if self._has_spent() else self._corked_limit()
         self._loop.corked.append(self)
+
+    def _has_spent(self) -> bool:
+        """Whether this turn has sent all that one may before it ends."""
+        if self._spent_turn != self._loop.turn:
+            self._spent_turn, self._spent = self._loop.turn, 0
+        return self._spent >= TURN_SIZE_MAX
 
     def _corked_limit(self) -> int:
         """How much is gathered before it is sent."""

@@ -9,7 +9,7 @@ import pytest
 from iocp_loop._transports import _writer
 from iocp_loop._transports._flow import HIGH_WATER_DEFAULT
 from iocp_loop._transports._joining import JoinBuffer
-from iocp_loop._transports._writer import CORKED_SIZE_MAX, CORKED_SIZE_MIN, JOIN_MAX
+from iocp_loop._transports._writer import CORKED_SIZE_MAX, CORKED_SIZE_MIN, JOIN_MAX, TURN_SIZE_MAX
 
 from .peers import LOCALHOST, Recorder, connected, pattern, receive_all, receive_exactly, reset
 from .watched import here, turns, until
@@ -110,18 +110,22 @@ async def test_more_is_gathered_for_a_peer_that_was_seen_to_read(peers, monkeypa
     await end(transport, protocol)
 
 
-async def test_a_turn_sends_much_once_and_then_the_mark_counts(peers):
-    """However much the kernel takes: who writes and drains lets others have their turn."""
+@pytest.mark.parametrize("size", [16, 1024, 100 * 1024, 2 << 20])
+async def test_a_turn_sends_so_much_and_then_the_mark_counts(peers, size):
+    """However much the kernel takes, and in pieces of any size: who writes and drains lets others have their turn."""
     transport, protocol, sock, peer = await counted(peers)
+    taking = asyncio.create_task(asyncio.to_thread(receive_all, peer))
     written = 0
     while "pause" not in protocol.events:
-        transport.write(bytes(1024))
-        written += 1024
-    assert sock.sent_sizes == [1024, CORKED_SIZE_MIN]
-    assert transport.get_write_buffer_size() == HIGH_WATER_DEFAULT + 1024
+        transport.write(bytes(size))
+        written += size
+    assert transport.get_write_buffer_size() > HIGH_WATER_DEFAULT
+    assert written <= TURN_SIZE_MAX + CORKED_SIZE_MAX + HIGH_WATER_DEFAULT + 3 * size
+    assert written // size <= (TURN_SIZE_MAX + HIGH_WATER_DEFAULT) // size + 3
     await until(lambda: "resume" in protocol.events)
-    assert await asyncio.to_thread(receive_exactly, peer, written) == bytes(written)
-    await end(transport, protocol)
+    transport.close()
+    assert await taking == bytes(written)
+    await protocol.gone()
 
 
 @pytest.mark.parametrize("high", [0, 10, HIGH_WATER_DEFAULT - 1, 256 * 1024, 2 * CORKED_SIZE_MAX])

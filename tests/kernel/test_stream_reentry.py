@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import socket
+from unittest import mock
 
 import pytest
 
@@ -126,12 +127,13 @@ async def test_resume_writing_runs_in_the_connections_context_at_the_end_of_a_tu
         transport.set_write_buffer_limits(high=10)
         protocol.on_resume = lambda: seen.append(name.get())
         name.set("the writer's")
-        for _ in range(4):
+        written = 0
+        while "pause" not in protocol.events:
             protocol.write(bytes(20))
-        assert protocol.events == ["made", "pause"]
+            written += 20
         await until(lambda: seen)
         assert seen == ["the connection's"]
-        assert receive_exactly(peer, 80) == bytes(80)
+        assert receive_exactly(peer, written) == bytes(written)
 
 
 @pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
@@ -222,7 +224,134 @@ async def test_a_drain_lets_others_run_however_much_the_kernel_takes():
                 in_one_turn, turn = 0, here().turn
             in_one_turn += 4 * KIB
             most = max(most, in_one_turn)
-        assert most <= _writer.CORKED_SIZE_MAX + 2 * 64 * KIB
+        assert most <= _writer.TURN_SIZE_MAX + _writer.CORKED_SIZE_MAX + 2 * 64 * KIB
         transport.close()
         assert await taking == bytes(2000 * 4 * KIB)
         await turns(2)
+
+
+# -- one handle, and the loop ------------------------------------------------------------------------------------
+
+
+async def test_the_socket_is_known_after_the_end_and_a_note_on_a_transport_is_kept():
+    async with connected() as (transport, protocol, _):
+        transport.note = "ours"
+        with mock.patch.object(transport, "close") as close, mock.patch.object(transport, "write") as write:
+            transport.close()
+            transport.write(b"not sent")
+        assert close.called and write.called and not transport.is_closing()
+        transport.abort()
+        await protocol.gone()
+        assert transport.get_extra_info("socket").fileno() == -1
+        assert transport.note == "ours"
+
+
+async def test_a_descriptor_closed_behind_a_transport_concerns_nobody_else():
+    """Closed by hand and aborted in the same turn: closing it once more fails, while its last packet is settled."""
+    async with connected() as (other, _, other_peer), connected() as (transport, protocol, _):
+        socket.close(transport.handle.fileno())
+        transport.abort()
+        await protocol.gone()
+        other.write(b"alive")
+        assert receive_exactly(other_peer, 5) == b"alive"
+
+
+async def test_the_exception_handler_finds_a_connection_that_is_over():
+    """It is the program's, and may use the transport: not in the middle of ending it."""
+    seen = []
+    async with connected() as (transport, protocol, _):
+
+        def look(_loop, report):
+            seen.append(report["transport"].is_closing())
+            report["transport"].write(b"too late")
+
+        here().set_exception_handler(look)
+        transport._writer._send_now = lambda _data: 1 // 0
+        with pytest.raises(ZeroDivisionError):
+            transport.write(b"first")  # As on asyncio's loops: what is no OSError is the caller's.
+        transport.fatal_error(ZeroDivisionError(), "provoked")
+        assert isinstance(await protocol.gone(), ZeroDivisionError)
+        assert seen == [True]
+
+
+async def test_start_tls_that_refuses_an_argument_gives_the_bytes_back():
+    async def serve(reader, writer):
+        with pytest.raises(TypeError):
+            await writer.start_tls("no context")
+        writer.write(await reader.readline())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"before\n")
+    assert await reader.readline() == b"before\n"
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+    await server.wait_closed()
+
+
+# -- what comes first ----------------------------------------------------------------------------------------------
+
+
+async def order_of_a_connection(make):
+    """What happens first, the return of what made the transport or the first data, which are there already."""
+    happened = []
+
+    class Noting(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            happened.append("data")
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    sock = socket.create_connection(listener.getsockname())
+    peer, _ = listener.accept()
+    peer.sendall(b"there already")
+    sock.setblocking(False)
+    while True:
+        try:
+            if sock.recv(1, socket.MSG_PEEK):
+                break
+        except BlockingIOError:
+            await asyncio.sleep(0)
+    transport, protocol = await make(Noting, sock)
+    happened.append("returned")
+    await protocol.receives(13)
+    transport.abort()
+    await protocol.gone()
+    peer.close()
+    listener.close()
+    return happened
+
+
+@pytest.mark.parametrize("how", ["create_connection", "connect_accepted_socket"])
+async def test_whoever_waits_for_a_connection_has_it_before_its_first_data(how):
+    def make(factory, sock):
+        if how == "create_connection":
+            return here().create_connection(factory, sock=sock)
+        return here().connect_accepted_socket(factory, sock)
+
+    assert await order_of_a_connection(make) == ["returned", "data"]
+
+
+async def test_the_context_that_newer_pythons_pass_is_the_connections():
+    """From CPython 3.15 on, create_connection() says whose context the callbacks are to run in."""
+    name = contextvars.ContextVar("name", default="nobody's")
+    context = contextvars.copy_context()
+    context.run(name.set, "given")
+    seen = here().create_future()
+
+    class Telling(Recorder):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            seen.set_result(name.get())
+
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    protocol = Telling()
+    transport = here()._make_socket_transport(left, protocol, context=context)
+    assert await seen == "given"
+    transport.abort()
+    await protocol.gone()
+    right.close()

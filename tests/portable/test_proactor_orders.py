@@ -613,6 +613,41 @@ def test_many_wakes_cost_one_packet_and_none_is_lost():
     proactor.close()
 
 
+@pytest.mark.parametrize("fault", [OSError, MemoryError, KeyboardInterrupt])
+def test_a_wake_that_fails_leaves_nobody_deaf_to_the_next_one(fault):
+    """The packet could not be posted, or an interrupt came in between: the next call posts one."""
+    kernel = FakeKernel(0)
+    proactor = new_proactor(kernel)
+    post = kernel.PostQueuedCompletionStatus
+
+    def fail(*_args):
+        kernel.PostQueuedCompletionStatus = post
+        if fault is OSError:
+            return kernel._fail(Error.NOT_ENOUGH_MEMORY)
+        raise fault
+
+    kernel.PostQueuedCompletionStatus = fail
+    with pytest.raises(fault):
+        proactor.wake()
+    proactor.wake()
+    proactor.select(None)  # Raises Deadlock if nothing was posted.
+    proactor.close()
+
+
+def test_a_wake_that_meets_the_closing_of_the_port_says_that_it_is_closed():
+    """Another thread closes the loop between the look at the port and the post: ValueError, as a moment later."""
+    kernel = FakeKernel(0)
+    proactor = new_proactor(kernel)
+
+    def close_first(*_args):
+        proactor.close()
+        return kernel._fail(Error.INVALID_HANDLE)
+
+    kernel.PostQueuedCompletionStatus = close_first
+    with pytest.raises(ValueError, match="closed"):
+        proactor.wake()
+
+
 def test_inline_completions_do_not_hide_the_port_for_ever():
     """A peer that always has data: after INLINE_TURNS_MAX turns the port is looked at, and another's packet seen."""
     kernel = FakeKernel(0, Chances(inline=1, idle=0))
