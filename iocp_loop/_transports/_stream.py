@@ -89,10 +89,12 @@ class StreamTransport(EndpointTransport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """As asyncio.BaseTransport; `socket`, `sockname` and `peername` are worked out when first asked for."""
         extra: dict[str, Any] = self._extra  # type: ignore[attr-defined]
-        if name not in extra:
-            if name == "socket" and isinstance(self._handle, socket.socket):
-                extra["socket"] = private.TransportSocket(self._handle)
-            elif name in ("sockname", "peername") and self._addresses is not None:
+        if name == "socket":
+            sock = extra.get(name, self._handle)
+            if isinstance(sock, socket.socket):
+                extra[name] = private.TransportSocket(sock)
+        elif name not in extra:
+            if name in ("sockname", "peername") and self._addresses is not None:
                 local, remote = self._addresses
                 extra["sockname"], extra["peername"] = sockaddr.decode(local), sockaddr.decode(remote)
         return extra.get(name, default)
@@ -151,8 +153,9 @@ class StreamTransport(EndpointTransport):
         self._writer.abandon(exc)
 
     def _note_handle(self) -> None:
-        # asyncio's transports know their socket for life.
-        self.get_extra_info("socket")
+        if isinstance(self._handle, socket.socket):
+            # asyncio's transports know their socket for life.
+            self._extra.setdefault("socket", self._handle)  # type: ignore[attr-defined]
 
     def _release(self) -> None:
         self._reader.release()
