@@ -93,10 +93,9 @@ class StreamTransport(EndpointTransport):
             sock = extra.get(name, self._handle)
             if isinstance(sock, socket.socket):
                 extra[name] = private.TransportSocket(sock)
-        elif name not in extra:
-            if name in ("sockname", "peername") and self._addresses is not None:
-                local, remote = self._addresses
-                extra["sockname"], extra["peername"] = sockaddr.decode(local), sockaddr.decode(remote)
+        elif name not in extra and name in ("sockname", "peername") and self._addresses is not None:
+            local, remote = self._addresses
+            extra["sockname"], extra["peername"] = sockaddr.decode(local), sockaddr.decode(remote)
         return extra.get(name, default)
 
     def set_protocol(self, protocol: Any) -> None:
