@@ -92,7 +92,7 @@ class IocpEventLoop(BareSockets):
     def _make_ssl_transport(
         self, rawsock: socket.socket, protocol: Any, sslcontext: Any, waiter: Any = None, **options: Any
     ) -> Any:
-        context = options.pop("context", None)  # From CPython 3.15 on: whose callbacks these are.
+        context = options.pop("context", None)  # Passed by CPython's main since python/cpython#153134.
         ssl_protocol, server, extra = self._make_ssl_protocol(protocol, sslcontext, waiter, options)
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server, context=context)
         return ssl_protocol._app_transport  # noqa: SLF001 - what asyncio's own loops return

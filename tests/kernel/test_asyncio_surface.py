@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import inspect
 import socket
 import sys
 import threading
@@ -11,6 +12,7 @@ import unittest
 import pytest
 
 import iocp_loop
+from iocp_loop import _asyncio_private as private
 
 from .peers import LOCALHOST, Recorder
 from .watched import PATIENCE_S, WatchedLoop, here, running, turns, until
@@ -326,3 +328,35 @@ def test_one_loop_per_thread_in_several_threads_at_once(nothing_left):
         thread.join(3 * PATIENCE_S)
     assert not errors
     assert counts == [100] * 4
+
+
+# What CPython's main passes besides, read from its source: python/cpython#153134.
+PASSED_BY_MAIN = {
+    "_make_socket_transport": {"waiter", "extra", "server", "context"},
+    "_make_ssl_transport": {
+        "waiter",
+        "server_side",
+        "server_hostname",
+        "extra",
+        "server",
+        "ssl_handshake_timeout",
+        "ssl_shutdown_timeout",
+        "context",
+    },
+}
+
+
+@pytest.mark.parametrize("hook", private.HOOKS)
+def test_a_hook_takes_what_asyncio_passes_to_its_own(hook):
+    """By name and by place, on the Python that runs this; and what its main passes, by name."""
+    ours = inspect.signature(getattr(iocp_loop.IocpEventLoop, hook)).parameters
+    takes_any_name = any(each.kind is each.VAR_KEYWORD for each in ours.values())
+    theirs = inspect.signature(getattr(asyncio.ProactorEventLoop, hook)).parameters
+    for place, (name, parameter) in enumerate(theirs.items()):
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is parameter.empty:
+            # By place: asyncio passes what has no default so.
+            assert place < len(ours)
+        elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            assert name in ours or takes_any_name, f"{hook}({name}=)"
+    for name in PASSED_BY_MAIN.get(hook, ()):
+        assert name in ours or takes_any_name, f"{hook}({name}=)"

@@ -336,7 +336,7 @@ async def test_whoever_waits_for_a_connection_has_it_before_its_first_data(how):
 
 
 async def test_the_context_that_newer_pythons_pass_is_the_connections():
-    """From CPython 3.15 on, create_connection() says whose context the callbacks are to run in."""
+    """CPython's main says whose context the callbacks of a new connection are to run in (python/cpython#153134)."""
     name = contextvars.ContextVar("name", default="nobody's")
     context = contextvars.copy_context()
     context.run(name.set, "given")
