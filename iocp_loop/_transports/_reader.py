@@ -158,13 +158,19 @@ class Reader:
             self._proactor.cancel(self._operation)
 
     def arm(self) -> None:
-        """Cast the rod again, unless it is out, or nobody wants to read."""
+        """Cast the rod again, unless it is out, or nobody wants to read. A failure ends the connection."""
         if self._out or self.paused or self.stopped or self.eof_received:
             return
         self._out = True
-        if self._operation is None and self._begin():
-            return
-        self._proactor.submit(self._operation)
+        try:
+            if self._operation is None and self._begin():
+                return
+            self._proactor.submit(self._operation)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            # No memory, say. Better an end that is told than a connection that is deaf.
+            self.transport.fatal_error(exc, "Fatal error: the next receive cannot be submitted")
 
     def _begin(self) -> bool:
         """Prepare the operation. True if it has a result already, and needs no submit."""

@@ -1,13 +1,14 @@
 """What a TCP transport receives into: a buffer that becomes the message, none while idle; and when it is asked to."""
 
 import asyncio
+import socket
 
 import pytest
 
 from iocp_loop._transports import _idle, _reader
 from iocp_loop._transports._reader import RECEIVE_SIZES, Idleness
 
-from .peers import Buffered, Echo, Recorder, client, connected, pattern, receive_exactly, reset, serving
+from .peers import LOCALHOST, Buffered, Echo, Recorder, client, connected, pattern, receive_exactly, reset, serving
 from .watched import here, turns, until, wait_until
 
 
@@ -191,7 +192,7 @@ async def test_a_loop_that_always_has_callbacks_receives_all_the_same():
         going = False
 
 
-async def test_a_receive_that_cannot_be_submitted_after_its_callbacks_is_reported_and_the_loop_goes_on():
+async def test_a_receive_that_cannot_be_submitted_after_its_callbacks_ends_its_connection_and_the_loop_goes_on():
     async with connected(Answering) as (transport, protocol, peer):
         await turns()
 
@@ -203,9 +204,45 @@ async def test_a_receive_that_cannot_be_submitted_after_its_callbacks_is_reporte
             peer.sendall(b"x")
             await protocol.receives(1)
             await turns()
-        report = here().expect_report("submitting the next receive")
+        report = here().expect_report("the next receive cannot be submitted")
         assert report["transport"] is transport
         assert isinstance(report["exception"], ZeroDivisionError)
+        assert await protocol.gone() is report["exception"]
+
+
+def no_first_buffer(patch):
+    def no_memory(proactor, size):
+        raise MemoryError("provoked")
+
+    patch.setattr(_reader._sockets, "receive_buffer", no_memory)
+
+
+async def test_without_memory_for_the_first_receive_create_connection_returns_and_the_connection_ends(monkeypatch):
+    with socket.create_server((LOCALHOST, 0)) as listener:
+        no_first_buffer(monkeypatch)
+        _, protocol = await here().create_connection(Recorder, *listener.getsockname())
+        assert isinstance(await protocol.gone(), MemoryError)
+        here().expect_report("provoked")
+
+
+async def test_without_memory_for_its_first_receive_an_accepted_connection_ends_and_the_next_one_is_served(monkeypatch):
+    made = []
+
+    def factory():
+        made.append(Echo())
+        return made[-1]
+
+    async with serving(factory) as (_, address):
+        with pytest.MonkeyPatch.context() as patch:
+            no_first_buffer(patch)
+            with client(address):
+                await until(lambda: made)
+                assert isinstance(await made[0].gone(), MemoryError)
+            here().expect_report("provoked")
+        with client(address) as peer:
+            peer.sendall(b"alive")
+            assert await asyncio.to_thread(receive_exactly, peer, 5) == b"alive"
+        await made[1].gone()
 
 
 async def test_a_receive_that_waits_for_its_callbacks_is_forgotten_when_they_close_the_transport():
