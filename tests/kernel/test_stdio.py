@@ -18,11 +18,12 @@ import pytest
 from iocp_loop import _blocking, _operation, _pipes, _threaded
 from iocp_loop._arena import HeapArena
 from iocp_loop._debug.stomp import StompArena
+from iocp_loop._operation import IoType
 from iocp_loop._proactor import Proactor
 from iocp_loop._win32.constants import Error, FileType
 
 from .peers import Buffered, Recorder, pattern
-from .watched import PATIENCE_S, WatchedKernel, failed, here, running, turns, until, wait_until
+from .watched import PATIENCE_S, WatchedKernel, failed, here, pending, running, turns, until, wait_until
 
 CHILD = Path(__file__).with_name("stdio_child.py")
 
@@ -88,6 +89,7 @@ async def test_an_empty_write_is_not_the_end(pipe):
 async def test_while_paused_nothing_is_delivered(pipe):
     reader, writer = pipe
     transport, protocol = await here().connect_read_pipe(Recorder, reader)
+    await until(lambda: pending(IoType.READ))  # The first receive is submitted a turn after the return.
     transport.pause_reading()
     writer.write(b"held")
     await until(lambda: transport._reader._held)
@@ -291,6 +293,7 @@ async def test_aborting_while_a_write_is_blocked(pipe):
 async def test_a_transport_that_dies_unclosed_takes_its_thread_with_it(pipe):
     reader, writer = pipe
     transport, protocol = await here().connect_read_pipe(Recorder, reader)
+    await until(lambda: pending(IoType.READ))  # As above.
     writer.write(b"x")
     transport.pause_reading()
     await until(lambda reader=transport._reader: reader._held)
