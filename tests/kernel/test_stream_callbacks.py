@@ -10,8 +10,10 @@ import warnings
 
 import pytest
 
+from iocp_loop._operation import IoType
+
 from .peers import LOCALHOST, Buffered, Recorder, client, connected, receive_exactly, reset, serving
-from .watched import here, turns, until
+from .watched import here, pending, turns, until
 
 marker: contextvars.ContextVar[str] = contextvars.ContextVar("marker", default="none")
 
@@ -392,6 +394,7 @@ def test_a_transport_that_dies_unclosed_warns_and_leaves_nothing(nothing_left):
 
         async def connect():
             transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+            await until(lambda: pending(IoType.READ))  # The first receive is submitted a turn after the return.
             transport.pause_reading()
             peer, _ = listener.accept()
             peer.sendall(b"x")
