@@ -227,7 +227,9 @@ class TurningLoop(SchedulingLoop):
         one = operation = deliver = context = None  # As in `_run_first`.
 
     def _report_delivery(self, operation: OverlappedEx, exc: BaseException) -> None:
-        sink = getattr(operation.deliver, "__self__", None)
+        sink: Any = getattr(operation.deliver, "__self__", None)
+        if hasattr(sink, "rescue") and sink.rescue(operation, exc):
+            return
         context: dict[str, Any] = {
             "message": f"Exception in callback: delivering {operation.io_type.name} on {operation.endpoint.subject}",
             "exception": exc,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._endpoint import Endpoint
 from .._sockets import Outcome
-from ._reader import Reader
+from ._reader import IDLE, Reader
 from ._send_queue import MessageQueue
 from ._writer import DIRECT, LOST, NONE, Writer, as_bytes_like
 
@@ -34,19 +34,25 @@ class MessageReader(Reader):
         if outcome is not Outcome.DATA:
             super()._take(status, byte_count)
             return
-        self._parts.append(self._operation.buffer[:byte_count])
-        if byte_count == self._size:
-            self._grow()
-        if status:
-            self._out = False
+        part = self._taken(byte_count)
+        if part is None:
+            return
+        self._parts.append(part)
+        try:
+            if not status:
+                self._deliver_message()
+        finally:
+            self.receive = IDLE
             self.arm()
-        else:
-            message, self._parts = b"".join(self._parts), []
-            try:
-                self.protocol.data_received(message)
-            finally:
-                self._out = False
-                self.arm()
+
+    def _deliver_message(self) -> None:
+        parts, self._parts = self._parts, []
+        try:
+            message = b"".join(parts)
+        except MemoryError as exc:
+            self._fail(exc)
+            return
+        self.protocol.data_received(message)
 
 
 class MessageWriter(Writer):

@@ -81,7 +81,7 @@ class WritePipeTransport(StreamTransport):
         if not (_pipes.is_readable(kernel, handle) and _pipes.is_overlapped(kernel, handle)):
             # Not to be noticed but by a write that fails: nothing to wait for. On a handle that is not overlapped, a
             # read that waits would even keep the writes waiting.
-            self._reader.eof_received = True
+            self._reader.expect_nothing()
 
     def peer_closed(self) -> None:
         """The reading end is gone: an error if anything still waits to be written."""

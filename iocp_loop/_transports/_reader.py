@@ -1,18 +1,37 @@
 """The reading half of a stream transport.
 
 One receive is outstanding, prepared once and submitted again after each delivery. Its packet arrives at `on_received`
-straight from the loop's `_process_events`, in the transport's context: no Future, no Task, no Handle. Where the data
-woke a task, the receive is submitted when the task has run: its answer is on the way then, and the peer's next message
-may be there already, so that the receive need not wait in the kernel.
+straight from the loop's `_process_events`, in the transport's context: no Future, no Task, no Handle. Two things are
+known of a reader: where its receive is, and what becomes of what that brings. (A third is how long nothing has come,
+see `Idleness`.)
 
-A pending receive is never cancelled to pause: its packet then is held back, and handed out on resume before anything
-newer is asked for. Only a failure is told at once, as on asyncio's other loops. The receive buffer follows the traffic:
-up to 512 KiB while receives come back full, 2 KiB while they are small, none while nothing comes (see `Idleness`).
-A buffer that was filled becomes the message itself, uncopied, and the next receive has a new one.
+    receive    it                                              to
+    IDLE       is with us, and brought nothing                 OUT, when somebody wants to read
+    OUT        is the kernel's, or what it brought is being    OUT (submitted again), DUE, HELD, ENDED;
+               delivered, or will be in its turn               IDLE, where nobody wants more
+    DUE        was delivered, and is submitted when the        OUT; IDLE, where nobody wants more by then
+               callbacks that its data asked for have run
+    HELD       has brought what nobody wants yet               as from OUT, when it is delivered
+    ENDED      is not asked for any more: the stream's end
 
-A BufferedProtocol's own buffer is asked for when data has arrived and not before, as on asyncio's other loops: a
-protocol may resize or replace its buffer whenever it is not being filled. What came is copied into it; while receives
-fill 128 KiB, the rest of each is received straight into the protocol's.
+    delivery   what comes                                      from
+    STRAIGHT   is delivered                                    PAUSED by resume(), unless older bytes come first;
+                                                               BEHIND, when these were delivered
+    PAUSED     is held; a failure is told all the same         STRAIGHT, BEHIND by pause()
+    BEHIND     is held until older bytes were delivered:       PAUSED by resume(); STRAIGHT by an interrupt
+               what start_tls() took back from the protocol
+               before, or an interrupt left in the middle
+    STOPPED    is dropped                                      any, by close(), abort(), an error
+
+A pending receive is never cancelled to pause. No callback of the program is called by pause() or resume(): what
+resume() sets free is delivered in the next turn. Each callback is the last thing that a delivery does but for
+submitting the next receive, which follows whatever the callback did or raised; where it cannot be submitted, the
+connection ends with the reason, because nobody would notice one that is deaf. Where the data woke a task, the receive
+is submitted when the task has run (DUE): its answer is on the way then, and the peer's next message may be there
+already, so that the receive need not wait in the kernel.
+
+The receive buffer follows the traffic: up to 512 KiB while receives come back full, 2 KiB while they are small, none
+while nothing comes. A buffer that was filled becomes the message itself, uncopied, and the next receive has a new one.
 """
 
 import asyncio
@@ -23,10 +42,11 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _sockets
 from .._endpoint import Endpoint
-from .._operation import OverlappedEx
+from .._operation import SETTLED, OverlappedEx
 from .._sockets import Outcome, error_of, winerror_of
 from .._win32.constants import Error
 from .._win32.memory import address_of
+from ._buffered import feed, receive_directly
 
 if TYPE_CHECKING:
     from ._stream import StreamTransport
@@ -36,10 +56,27 @@ if TYPE_CHECKING:
 RECEIVE_SIZES = (2048, 16 * 1024, 128 * 1024, 512 * 1024)
 # This many receives in a row that the next smaller buffer would have held, and it is taken.
 SHRINK_AFTER = 4
-# Rounds of direct reading into a BufferedProtocol's buffer before other connections get their turn.
-DIRECT_ROUNDS_MAX = 8
 # From this buffer on (its place in RECEIVE_SIZES): up to there a copy is cheaper than another call.
 DIRECT_CLASS = 2
+
+
+class Receive(Enum):
+    """Where a reader's receive is; see the module's header."""
+
+    IDLE = "idle"
+    OUT = "out"
+    DUE = "due"
+    HELD = "held"
+    ENDED = "ended"
+
+
+class Delivery(Enum):
+    """What becomes of what a reader receives; see the module's header."""
+
+    STRAIGHT = "straight"
+    PAUSED = "paused"
+    BEHIND = "behind"
+    STOPPED = "stopped"
 
 
 class Idleness(Enum):
@@ -56,6 +93,8 @@ class Idleness(Enum):
     RESTING = "resting"  # a receive of no bytes is out
 
 
+IDLE, OUT, DUE, HELD, ENDED = Receive
+STRAIGHT, PAUSED, BEHIND, STOPPED = Delivery
 AWAKE, QUIET, SHEDDING, RESTING = Idleness
 
 
@@ -64,9 +103,7 @@ class Reader:
 
     Attributes:
         protocol, buffered: who gets the data; set by `set_protocol`.
-        paused: the protocol asked for a rest.
-        stopped: the transport is closing; what still arrives is dropped.
-        eof_received: the stream has ended; nothing more is asked for.
+        receive, delivery: see the module's header.
         transport: whose half this is; for reports, too.
     """
 
@@ -78,7 +115,6 @@ class Reader:
         "_held",
         "_idleness",
         "_operation",
-        "_out",
         "_plain",
         "_proactor",
         "_size",
@@ -86,10 +122,9 @@ class Reader:
         "_small_receives",
         "_verbs",
         "buffered",
-        "eof_received",
-        "paused",
+        "delivery",
         "protocol",
-        "stopped",
+        "receive",
         "transport",
     )
 
@@ -104,16 +139,18 @@ class Reader:
         self._can_rest = verbs is _sockets and endpoint.skips_port
         self._direct = direct  # the socket's recv_into; None where there is no such call
         self._operation: Any = None
-        # From the submit of a receive until the protocol has had its result. The operation's own state says less: one
-        # that succeeded inline is ours again, but its result still waits in its buffer.
-        self._out = False
-        self._held: tuple[int, int] | None = None
+        self.receive = IDLE
+        self.delivery = STRAIGHT
+        self._held = (0, 0)  # in HELD: status and byte count
         self._size = self._size_class = self._small_receives = 0
-        self.paused = self.stopped = self.eof_received = False
         self.protocol: Any = None
         self.buffered = False
         # Data go straight to data_received(): the hot path tests this one flag for all that may speak against it.
         self._plain = False
+
+    def describe(self) -> str:
+        """Both states, for `repr`."""
+        return f"{self.receive.value}+{self.delivery.value}"
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
@@ -121,47 +158,83 @@ class Reader:
         self._decide_plain()
 
     def _decide_plain(self) -> None:
-        self._plain = not (self.paused or self.stopped or self.buffered) and self._idleness is AWAKE
+        self._plain = self.delivery is STRAIGHT and self._idleness is AWAKE and not self.buffered
+
+    @property
+    def feeds(self) -> bool:
+        """Whether a BufferedProtocol wants data now."""
+        return self.buffered and self.delivery is STRAIGHT
+
+    def expect_nothing(self) -> None:
+        """To ENDED from the beginning: this handle is not to be read from."""
+        self.receive = ENDED
 
     def pause(self) -> None:
-        self.paused = True
-        self._plain = False
+        if self.delivery is not STOPPED:
+            self.delivery = PAUSED
+            self._plain = False
 
     def resume(self) -> None:
-        if self.stopped or not self.paused:
+        if self.delivery is not PAUSED:
             return
-        self.paused = False
-        self._decide_plain()
         if self._endpoint.leftover and self._operation is not None:
-            self._deliver_leftover()
-        if self._held is not None:
-            self.transport.loop.call_soon(self._deliver_held, context=self.transport.context)
+            self._put_behind()
+            return
+        self.delivery = STRAIGHT
+        self._decide_plain()
+        if self.receive is HELD:
+            self._deliver_later()
         else:
             self.arm()
 
-    def _deliver_leftover(self) -> None:
-        """Bytes that start_tls() took back from the protocol before: first of what the new one gets.
+    def _put_behind(self) -> None:
+        """To BEHIND: the endpoint's leftover comes first."""
+        self.delivery = BEHIND
+        self._plain = False
+        self._deliver_later()
 
-        At once, because the receive that is out may bring newer ones in the turn that follows.
+    def _deliver_later(self) -> None:
+        self.transport.loop.call_soon(self._deliver, context=self.transport.context)
+
+    def _deliver(self) -> None:
+        """Deliver what was waiting for that: bytes of an earlier protocol, what was held.
+
+        Paused again before this runs, it does nothing: whoever resumes next will see to it.
         """
-        data, self._endpoint.leftover = self._endpoint.leftover, b""
-        if self.buffered:
-            feed(self.protocol, data)
-        else:
-            self.protocol.data_received(data)
+        if self.delivery is BEHIND:
+            leftover, self._endpoint.leftover = self._endpoint.leftover, b""
+            self.delivery = STRAIGHT
+            self._decide_plain()
+            try:
+                if self.buffered:
+                    self._feed_buffered(leftover, filled=False)
+                else:
+                    self.protocol.data_received(leftover)
+            finally:
+                # In a turn of its own: what the callback did comes first, and another may be waiting for it.
+                if self.receive is HELD:
+                    self._deliver_later()
+                else:
+                    self.arm()
+        elif self.receive is HELD and self.delivery is STRAIGHT:
+            self.receive = OUT
+            self._take(*self._held)
 
     def stop(self, *, cancel: bool) -> None:
         """Deliver nothing more. `cancel` ends the receive that is out, where closing the endpoint does not do it."""
-        self.stopped = True
+        self.delivery = STOPPED
         self._plain = False
         if cancel and self._operation is not None:
             self._proactor.cancel(self._operation)
 
     def arm(self) -> None:
         """Cast the rod again, unless it is out, or nobody wants to read. A failure ends the connection."""
-        if self._out or self.paused or self.stopped or self.eof_received:
+        if self.receive is not IDLE and self.receive is not DUE:
             return
-        self._out = True
+        if self.delivery is not STRAIGHT:
+            self.receive = IDLE
+            return
+        self.receive = OUT
         try:
             if self._operation is None and self._begin():
                 return
@@ -169,8 +242,11 @@ class Reader:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            # No memory, say. Better an end that is told than a connection that is deaf.
-            self.transport.fatal_error(exc, "Fatal error: the next receive cannot be submitted")
+            self._fail(exc)
+
+    def _fail(self, exc: BaseException) -> None:
+        # No memory, say. Better an end that is told than a connection that is deaf.
+        self.transport.fatal_error(exc, "Fatal error: the next receive cannot be submitted")
 
     def _begin(self) -> bool:
         """Prepare the operation. True if it has a result already, and needs no submit."""
@@ -209,43 +285,49 @@ class Reader:
             else:
                 self._arm_after_callbacks()
 
+    def rescue(self, operation: OverlappedEx, exc: BaseException) -> bool:
+        """The loop's net under the hot path, which guards nothing itself: `exc` came out of a delivery.
+
+        Returns:
+            True if that left the receive with nobody: the connection was ended, and `exc` reported.
+        """
+        settled = self._proactor.settled
+        if self.receive is not OUT or operation.state is not SETTLED or any(one[0] is operation for one in settled):
+            return False
+        self._fail(exc)
+        return True
+
     def _arm_after_callbacks(self) -> None:
         """The protocol has had its result; when the callbacks that it may have asked for have run, arm again."""
-        self._out = False
         if self._callbacks:
+            self.receive = DUE
             self.transport.loop.unarmed.append(self)
         else:
+            self.receive = IDLE
             self.arm()
 
     def _on_received_otherwise(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         if self._idleness is not AWAKE and self._wake(operation, status):
             return
-        if self.stopped:
-            # close() was called; asyncio's contract is that nothing more is received.
-            return
-        if self.paused and not (status and self._has_failed(operation, status, byte_count)):
-            self._held = (status, byte_count)
-            return
-        self._take(status, byte_count)
-
-    def _has_failed(self, operation: OverlappedEx, status: int, byte_count: int) -> bool:
-        return self._verbs.receive_outcome(operation, status, byte_count) is Outcome.FAILED
-
-    def _deliver_held(self) -> None:
-        # Paused again before this ran, or delivered by an earlier resume: whoever resumes next will see to it.
-        if self._held is not None and not self.paused and not self.stopped:
-            (status, byte_count), self._held = self._held, None
+        if self.delivery is STRAIGHT or (status and self._is_to_be_told(operation, status, byte_count)):
             self._take(status, byte_count)
+        elif self.delivery is not STOPPED:
+            self.receive = HELD
+            self._held = (status, byte_count)
+        # Otherwise close() was called; asyncio's contract is that nothing more is received.
+
+    def _is_to_be_told(self, operation: OverlappedEx, status: int, byte_count: int) -> bool:
+        # Of a failure even a protocol that has paused hears at once, as on asyncio's other loops.
+        outcome = self._verbs.receive_outcome(operation, status, byte_count)
+        return outcome is Outcome.FAILED and self.delivery is PAUSED
 
     def _take(self, status: int, byte_count: int) -> None:
         if (status or not byte_count) and not self._take_exceptional(status, byte_count):
             return
-        data = self._operation.buffer[:byte_count]
         filled = byte_count == self._size
-        if filled:
-            self._grow()
-        elif self._size_class:
-            self._maybe_shrink(byte_count)
+        data = self._taken(byte_count)
+        if data is None:
+            return
         try:
             if self.buffered:
                 self._feed_buffered(data, filled)
@@ -253,8 +335,21 @@ class Reader:
                 self.protocol.data_received(data)
         finally:
             # Also after an exception in the protocol: it is reported, and the connection goes on.
-            if not self.stopped:
+            if self.delivery is not STOPPED:
                 self._arm_after_callbacks()
+
+    def _taken(self, byte_count: int) -> bytes | None:
+        """What the receive has brought, and the next one's buffer is ready. None where memory was missing: the end."""
+        try:
+            data: bytes = self._operation.buffer[:byte_count]
+            if byte_count == self._size:
+                self._grow()
+            elif self._size_class:
+                self._maybe_shrink(byte_count)
+        except MemoryError as exc:
+            self._fail(exc)
+            return None
+        return data
 
     def _take_exceptional(self, status: int, byte_count: int) -> bool:
         """End of file or an error; True if it is data all the same."""
@@ -265,14 +360,14 @@ class Reader:
             self.transport.fatal_error(error_of(self._operation, status), "Fatal read error on transport")
         elif not byte_count:
             # Somebody wrote nothing to a byte-mode pipe: not the end.
-            self._out = False
+            self.receive = IDLE
             self.arm()
         else:
             return True
         return False
 
     def _take_eof(self) -> None:
-        self.eof_received = True
+        self.receive = ENDED
         try:
             keep_open = self.protocol.eof_received()
         except (SystemExit, KeyboardInterrupt):
@@ -285,34 +380,19 @@ class Reader:
 
     def _feed_buffered(self, data: bytes, filled: bool) -> None:
         try:
-            feed(self.protocol, data)
+            feed(self.protocol, data, self._keep_for_later)
             if filled and self._direct is not None and self._size_class >= DIRECT_CLASS:
-                self._receive_directly()
+                receive_directly(self, self._direct)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
             self.transport.fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
 
-    def _receive_directly(self) -> None:
-        """More than our buffer held is waiting: receive it where the protocol wants it, without a copy."""
-        for _ in range(DIRECT_ROUNDS_MAX):
-            if self.paused or self.stopped or not self.buffered:
-                return
-            view = self.protocol.get_buffer(-1)
-            size = len(view)
-            if not size:
-                raise RuntimeError("get_buffer() returned an empty buffer")
-            try:
-                byte_count = self._direct(view)
-            except OSError:
-                # Nothing there yet, or the connection broke: the next receive waits, or says so.
-                return
-            if not byte_count:
-                # End of file; the next receive says so again.
-                return
-            self.protocol.buffer_updated(byte_count)
-            if byte_count < size:
-                return
+    def _keep_for_later(self, rest: bytes) -> None:
+        """An interrupt ended the delivery in the middle: it ends the loop's run, and not the stream."""
+        self._endpoint.leftover = rest + self._endpoint.leftover
+        if self.delivery is STRAIGHT:
+            self._put_behind()
 
     def _grow(self) -> None:
         """All of the buffer was filled: take a new one, before the protocol gets to see what may be the old one."""
@@ -353,7 +433,7 @@ class Reader:
 
     def pass_round(self) -> bool:
         """Another while has gone by without data, if the last one's mark is still there. True if that cost a cancel."""
-        if self.stopped or not self._out or not self._can_rest:
+        if self.delivery is STOPPED or self.receive is not OUT or not self._can_rest:
             return False
         if self._idleness is AWAKE:
             self._idleness = QUIET
@@ -367,7 +447,7 @@ class Reader:
 
     def _wake(self, operation: OverlappedEx, status: int) -> bool:
         """Something came, or the receive was cancelled in order to rest. False if it is to be delivered."""
-        if self.stopped or (status and self._idleness is RESTING):
+        if self.delivery is STOPPED or (status and self._idleness is RESTING):
             return False
         was, self._idleness = self._idleness, AWAKE
         if was is RESTING:
@@ -379,7 +459,7 @@ class Reader:
             self._decide_plain()
             return False
         self._decide_plain()
-        self._out = False
+        self.receive = IDLE
         self.arm()
         return True
 
@@ -405,20 +485,6 @@ class Reader:
             self._proactor.release(operation)
         # With these gone, a closed connection is freed at once, and not when the collector comes round.
         self.protocol = self.transport = None  # type: ignore[assignment]
-
-
-def feed(protocol: Any, data: bytes) -> None:
-    """Copy data into a BufferedProtocol's buffer, in as many rounds as its buffers need."""
-    view = memoryview(data)
-    while view:
-        target = protocol.get_buffer(len(view))
-        size = len(target)
-        if not size:
-            raise RuntimeError("get_buffer() returned an empty buffer")
-        count = min(size, len(view))
-        target[:count] = view[:count]
-        protocol.buffer_updated(count)
-        view = view[count:]
 
 
 def ignore(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:

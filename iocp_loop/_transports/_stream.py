@@ -16,7 +16,7 @@ from .. import _sockets
 from .._endpoint import Endpoint
 from .._win32 import sockaddr
 from ._base import EndpointTransport
-from ._reader import Reader
+from ._reader import PAUSED, STOPPED, Reader
 from ._writer import Writer
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class StreamTransport(EndpointTransport):
         else:
             parts.append("closing" if self.is_closing() else "open")
             parts.append(f"fd={self._endpoint.handle}")
-            parts.append("paused" if self._reader.paused else "reading")
+            parts.append(f"reader={self._reader.describe()}")
             parts.append(f"writer={self._writer.describe()}")
             parts.append(f"bufsize={self._writer.queued_size}")
         return f"<{' '.join(parts)}>"
@@ -103,14 +103,13 @@ class StreamTransport(EndpointTransport):
         self._reader.set_protocol(protocol)
 
     def is_closing(self) -> bool:
-        return self._reader.stopped
+        return self._reader.delivery is STOPPED
 
     def is_reading(self) -> bool:
-        return not self._reader.paused and not self._reader.stopped
+        return self._reader.delivery is not PAUSED and self._reader.delivery is not STOPPED
 
     def pause_reading(self) -> None:
-        if not self._reader.stopped:
-            self._reader.pause()
+        self._reader.pause()
 
     def resume_reading(self) -> None:
         self._reader.resume()
@@ -138,7 +137,7 @@ class StreamTransport(EndpointTransport):
     # -- closing -----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        if self._reader.stopped:
+        if self._reader.delivery is STOPPED:
             return
         if self._writer.finish():
             self._reader.stop(cancel=False)

@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+from iocp_loop._transports._reader import HELD
+
 from .peers import LOCALHOST, Buffered, Echo, Recorder, client, receive_exactly, serving
 from .watched import here, turns, until, wait_until
 
@@ -176,7 +178,7 @@ async def test_a_large_message_into_a_buffered_protocol_costs_few_receives():
         await turns(5)
         transport.pause_reading()
         peer.sendall(bytes(64 * 1024))
-        await until(lambda: transport._reader._held)
+        await until(lambda: transport._reader.receive is HELD)
         before = here().counts[RECEIVE]
         transport.resume_reading()
         await protocol.receives(64 * 1024)

@@ -20,6 +20,7 @@ from iocp_loop._arena import HeapArena
 from iocp_loop._debug.stomp import StompArena
 from iocp_loop._operation import IoType
 from iocp_loop._proactor import Proactor
+from iocp_loop._transports._reader import HELD
 from iocp_loop._win32.constants import Error, FileType
 
 from .peers import Buffered, Recorder, pattern
@@ -92,7 +93,7 @@ async def test_while_paused_nothing_is_delivered(pipe):
     await until(lambda: pending(IoType.READ))  # The first receive is submitted a turn after the return.
     transport.pause_reading()
     writer.write(b"held")
-    await until(lambda: transport._reader._held)
+    await until(lambda: transport._reader.receive is HELD)
     await turns()
     assert not protocol.received
     transport.resume_reading()
@@ -296,7 +297,7 @@ async def test_a_transport_that_dies_unclosed_takes_its_thread_with_it(pipe):
     await until(lambda: pending(IoType.READ))  # As above.
     writer.write(b"x")
     transport.pause_reading()
-    await until(lambda reader=transport._reader: reader._held)
+    await until(lambda reader=transport._reader: reader.receive is HELD)
     del transport, protocol
     with pytest.warns(ResourceWarning, match="unclosed transport"):
         gc.collect()

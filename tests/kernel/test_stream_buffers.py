@@ -210,6 +210,26 @@ async def test_a_receive_that_cannot_be_submitted_after_its_callbacks_ends_its_c
         assert await protocol.gone() is report["exception"]
 
 
+async def test_where_the_next_receive_cannot_be_submitted_at_once_the_connection_ends():
+    """As above, where no callback has to run first."""
+
+    class Breaking(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            patch.setattr(here().proactor, "submit", no_memory)
+
+    def no_memory(operation):
+        patch.undo()
+        raise MemoryError("provoked")
+
+    with pytest.MonkeyPatch.context() as patch:
+        async with connected(Breaking) as (_, protocol, peer):
+            await turns()
+            peer.sendall(b"data")
+            assert isinstance(await protocol.gone(), MemoryError)
+            here().expect_report("provoked")
+
+
 def no_first_buffer(patch):
     def no_memory(proactor, size):
         raise MemoryError("provoked")

@@ -11,6 +11,7 @@ import warnings
 import pytest
 
 from iocp_loop._operation import IoType
+from iocp_loop._transports._reader import HELD
 
 from .peers import LOCALHOST, Buffered, Recorder, client, connected, receive_exactly, reset, serving
 from .watched import here, pending, turns, until
@@ -101,7 +102,7 @@ async def test_an_exception_in_data_received_of_held_data_is_reported_and_the_co
         await turns()
         transport.pause_reading()
         peer.sendall(b"x")
-        await until(lambda: transport._reader._held)
+        await until(lambda: transport._reader.receive is HELD)
         protocol.data_received = broken
         transport.resume_reading()
         await until(lambda: here().reports)
@@ -342,9 +343,9 @@ async def test_extra_info_first_asked_for_after_close_still_names_the_addresses(
 async def test_repr_tells_the_state():
     async with connected() as (transport, _, _peer):
         assert "open" in repr(transport)
-        assert "reading" in repr(transport)
+        assert "+straight" in repr(transport)
         transport.pause_reading()
-        assert "paused" in repr(transport)
+        assert "+paused" in repr(transport)
         transport.abort()
         assert "closing" in repr(transport) or "closed" in repr(transport)
 
@@ -398,7 +399,7 @@ def test_a_transport_that_dies_unclosed_warns_and_leaves_nothing(nothing_left):
             transport.pause_reading()
             peer, _ = listener.accept()
             peer.sendall(b"x")
-            await until(lambda: transport._reader._held)
+            await until(lambda: transport._reader.receive is HELD)
             return peer
 
         peer = loop.run_until_complete(connect())

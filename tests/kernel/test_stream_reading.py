@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from iocp_loop._operation import State
-from iocp_loop._transports._reader import DIRECT_CLASS, DIRECT_ROUNDS_MAX, RECEIVE_SIZES, SHRINK_AFTER
+from iocp_loop._transports._buffered import DIRECT_ROUNDS_MAX
+from iocp_loop._transports._reader import DIRECT_CLASS, HELD, RECEIVE_SIZES, SHRINK_AFTER
 
 from .peers import Buffered, Echo, Recorder, client, connected, pattern, receive_exactly, reset, serving
 from .watched import here, turns, until, wait_until
@@ -53,7 +54,7 @@ async def test_while_paused_nothing_is_delivered_and_on_resume_all_of_it_in_orde
         transport.pause_reading()
         assert not transport.is_reading()
         peer.sendall(b"held,")
-        await until(lambda: transport._reader._held)
+        await until(lambda: transport._reader.receive is HELD)
         peer.sendall(b"newer")
         await turns(10)
         assert protocol.received == b""
@@ -71,7 +72,7 @@ async def test_pausing_again_before_the_held_data_is_handed_out_keeps_it():
         await turns()
         transport.pause_reading()
         peer.sendall(b"held")
-        await until(lambda: transport._reader._held)
+        await until(lambda: transport._reader.receive is HELD)
         transport.resume_reading()
         transport.pause_reading()
         await turns(10)
@@ -188,7 +189,7 @@ async def test_the_end_of_the_stream_while_paused_waits_for_resume():
         await turns()
         transport.pause_reading()
         peer.shutdown(socket.SHUT_WR)
-        await until(lambda: transport._reader._held)
+        await until(lambda: transport._reader.receive is HELD)
         await turns(5)
         assert "eof" not in protocol.events
         transport.resume_reading()
@@ -218,7 +219,7 @@ async def test_the_buffer_grows_while_receives_come_back_full_and_shrinks_after(
         protocol.data_received = lambda data: (sizes.append(len(data)), Recorder.data_received(protocol, data))
         transport.pause_reading()
         sending = asyncio.ensure_future(asyncio.to_thread(peer.sendall, bytes(1 << 20)))
-        await until(lambda: reader._held)
+        await until(lambda: reader.receive is HELD)
         transport.resume_reading()
         await protocol.receives(1 << 20)
         await sending
@@ -240,7 +241,7 @@ async def test_a_buffered_protocol_gets_the_rest_straight_into_its_buffer():
         await turns()
         transport.pause_reading()
         await asyncio.to_thread(peer.sendall, pattern(64 * 1024))
-        await until(lambda: transport._reader._held)
+        await until(lambda: transport._reader.receive is HELD)
         transport.resume_reading()
         received = await protocol.receives(64 * 1024)
         assert received == pattern(64 * 1024)
@@ -333,7 +334,7 @@ async def test_a_protocol_set_while_data_is_held_gets_the_data():
         for factory in (Recorder, Buffered):
             transport.pause_reading()
             peer.sendall(b"for the next one")
-            await until(lambda: transport._reader._held)
+            await until(lambda: transport._reader.receive is HELD)
             second = factory()
             transport.set_protocol(second)
             assert transport.get_protocol() is second

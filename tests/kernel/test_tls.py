@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from iocp_loop._operation import IoType
+from iocp_loop._transports._reader import HELD
 
 from .peers import LOCALHOST, Echo, Recorder, pattern, receive_exactly, reset, serving
 from .watched import PATIENCE_S, here, pending, turns, until
@@ -212,7 +213,7 @@ async def test_a_handshake_that_begins_before_start_tls_loses_no_byte_of_it():
         await until(lambda: pending(IoType.READ))  # The first receive is submitted a turn after the return.
         transport.pause_reading()
         peer.sendall(outgoing.read())
-        await until(lambda: transport._reader._held)
+        await until(lambda: transport._reader.receive is HELD)
 
         def client():
             handshake_over(tls, incoming, outgoing, peer)

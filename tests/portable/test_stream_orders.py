@@ -8,6 +8,7 @@ is told of the protocol's own exceptions and of nothing else; at the end nothing
 import asyncio
 import contextlib
 import gc
+import socket
 import weakref
 
 import pytest
@@ -96,6 +97,7 @@ class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
     def __init__(self, loop, random):
         super().__init__(loop)
         self.random = random
+        self.buffer = bytearray()
 
     def get_buffer(self, sizehint):
         self.buffer = bytearray(self.random.choice((1, 7, 100, 5000)))
@@ -442,8 +444,16 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl+C, in a callback."""
 
 
+def replace_protocol(end):
+    """Give the transport another protocol, of either kind, that goes on where this one is."""
+    successor = object.__new__(end.random.choice((Recorder, BufferedRecorder)))
+    successor.__dict__ = end.__dict__
+    end.transport.set_protocol(successor)
+
+
 def test_whatever_a_callback_does_or_raises_concerns_its_own_connection(schedules, monkeypatch):
-    """Every callback writes (more than the mark, more than is gathered), closes, aborts, ends or raises as it likes.
+    """Every callback writes (more than the mark, more than is gathered), closes, aborts, ends or raises as it likes,
+    or leaves its transport to another protocol.
 
     The loop goes on, or can be run again after a KeyboardInterrupt; no byte overtakes another; every connection ends.
     """
@@ -459,7 +469,9 @@ def test_whatever_a_callback_does_or_raises_concerns_its_own_connection(schedule
             if not stage.budget or stage.random.random() < 0.6:
                 return
             stage.budget -= 1
-            match stage.random.randrange(12):
+            match stage.random.randrange(13):
+                case 12 if not end.lost.done():
+                    replace_protocol(end)
                 case 0 if not end.lost.done():
                     end.transport.close()
                 case 1 if not end.lost.done():
@@ -477,8 +489,9 @@ def test_whatever_a_callback_does_or_raises_concerns_its_own_connection(schedule
                     for _ in range(stage.random.randrange(1, 4)):
                         end.write(stage.message())
 
-        for _ in range(2):
-            for end in stage.connection():
+        for buffered in (False, seed % 2 == 0):
+            for end in stage.connection(buffered=buffered):
+                end.random, end.buffer = stage.random, bytearray()
                 end.sock.capacity = stage.random.choice((64, 500, 5000))
                 end.meddle = lambda end=end: meddle(end)
         stage.run_through_interrupts(until_all_are_over(stage))
@@ -507,6 +520,70 @@ def test_whatever_a_callback_does_or_raises_concerns_its_own_connection(schedule
             assert other.written.startswith(end.received)
 
     schedules(run, 1500)
+
+
+def test_an_interrupt_in_the_middle_of_a_delivery_loses_none_of_its_bytes():
+    """A BufferedProtocol gets one packet in many pieces; Ctrl+C comes with one of them, and the loop is run again."""
+    stage = Stage(0, Chances(would_block=0, partial_send=0))
+    sock, peer = stage.kernel.socketpair()
+    sock.capacity = 10_000
+    end = stage.end(sock, buffered=True)
+    message = bytes(range(256)) * 20
+    interrupts = [200, 1000, 4000]
+
+    def interrupt():
+        if interrupts and len(end.received) >= interrupts[0]:
+            del interrupts[0]
+            raise Interrupted
+
+    end.meddle = interrupt
+
+    async def receive():
+        await wait_until_connected(end)
+        peer.send(message)
+        peer.shutdown(socket.SHUT_WR)
+        await end.eof
+        end.transport.close()
+        await end.lost
+        peer.close()
+
+    stage.run_through_interrupts(receive())
+    assert (end.received, interrupts) == (message, [])
+
+
+def test_older_bytes_come_first_and_never_from_inside_resume_reading(schedules):
+    """What start_tls() took back waits while reading is paused; newer bytes are in the port when it is resumed."""
+
+    def run(seed):
+        stage = Stage(seed, Chances(would_block=0, partial_send=0, inline=0.5))
+        sock, peer = stage.kernel.socketpair()
+        sock.capacity = 10_000
+        end = stage.end(sock, buffered=seed % 2 == 0)
+        stage.run(pause_and_resume(stage, end, peer))
+        assert end.received == b"old,new"
+
+    async def pause_and_resume(stage, end, peer):
+        await wait_until_connected(end)
+        for _ in range(stage.random.randrange(4)):
+            await asyncio.sleep(0)
+        end.transport.pause_reading()
+        end.transport.endpoint.leftover += b"old,"
+        peer.send(b"new")
+        for _ in range(stage.random.randrange(4)):
+            await asyncio.sleep(0)
+        for _ in range(stage.random.randrange(1, 3)):
+            end.transport.resume_reading()
+            assert not end.received
+            if stage.random.random() < 0.3:
+                end.transport.pause_reading()
+        end.transport.resume_reading()
+        while len(end.received) < len(b"old,new"):
+            await asyncio.sleep(0)
+        end.transport.close()
+        await end.lost
+        peer.close()
+
+    schedules(run, 200)
 
 
 def test_an_exception_in_eof_received_closes_the_connection(schedules):

@@ -1,0 +1,68 @@
+"""How a BufferedProtocol gets its bytes.
+
+Its buffer is asked for when data has arrived and not before, as on asyncio's other loops: a protocol may resize or
+replace its buffer whenever it is not being filled. What came is copied into it; while receives fill 128 KiB, the rest
+of each is received straight into the protocol's.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._reader import Reader
+
+# Rounds of direct reading before other connections get their turn.
+DIRECT_ROUNDS_MAX = 8
+
+
+def feed(protocol: Any, data: bytes, keep: Callable[[bytes], None]) -> None:
+    """Copy data into the protocol's buffer, in as many rounds as its buffers need.
+
+    Args:
+        protocol: whose get_buffer() and buffer_updated() are called; what they raise is raised.
+        data: all of it, in order.
+        keep: called with the rest, where a KeyboardInterrupt or SystemExit comes out of the protocol.
+    """
+    rest = memoryview(data)
+    try:
+        while rest:
+            target = _buffer_of(protocol, len(rest))
+            count = min(len(target), len(rest))
+            target[:count] = rest[:count]
+            rest = rest[count:]
+            protocol.buffer_updated(count)
+    except (SystemExit, KeyboardInterrupt):
+        if rest:
+            keep(bytes(rest))
+        raise
+
+
+def receive_directly(reader: "Reader", receive_into: Callable[[Any], int]) -> None:
+    """More than the reader's buffer held is waiting: receive it where the protocol wants it, without a copy.
+
+    Args:
+        reader: whose protocol it is for; nothing of its own is outstanding.
+        receive_into: the socket's own call.
+    """
+    for _ in range(DIRECT_ROUNDS_MAX):
+        if not reader.feeds:
+            return
+        target = _buffer_of(reader.protocol, -1)
+        try:
+            byte_count = receive_into(target)
+        except OSError:
+            # Nothing there yet, or the connection broke: the next receive waits, or says so.
+            return
+        if not byte_count:
+            # End of file; the next receive says so again.
+            return
+        reader.protocol.buffer_updated(byte_count)
+        if byte_count < len(target):
+            return
+
+
+def _buffer_of(protocol: Any, hint: int) -> Any:
+    target = protocol.get_buffer(hint)
+    if not len(target):
+        raise RuntimeError("get_buffer() returned an empty buffer")
+    return target
