@@ -159,6 +159,8 @@ def report_callback(loop: Any, handle: asyncio.Handle, exc: BaseException) -> No
     loop.call_exception_handler({"message": f"Exception in callback {callback}", "exception": exc, "handle": handle})
 
 
+# Raises TypeError for a socket that is wrapped in TLS already.
+check_ssl_socket: Any = base_events._check_ssl_socket  # type: ignore[attr-defined]
 # How debug mode names a slow callback.
 format_handle: Any = base_events._format_handle  # type: ignore[attr-defined]
 
@@ -230,6 +232,7 @@ __all__ = [
     "TimerHandle",
     "TransportSocket",
     "attach",
+    "check_ssl_socket",
     "detach",
     "format_handle",
     "give_unread",

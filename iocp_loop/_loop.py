@@ -170,6 +170,12 @@ class IocpEventLoop(BareSockets):
         return self._make_pipe_transport(_pipe.WritePipeTransport, pipe, protocol, waiter, extra)
 
     def _make_pipe_transport(self, cls: Any, pipe: Any, protocol: Any, waiter: Any, extra: Any) -> Any:
+        if isinstance(pipe, socket.socket):
+            private.check_ssl_socket(pipe)
+            pipe.setblocking(False)
+            return cls(
+                self, self._futures.take(pipe), pipe, protocol, waiter=waiter, extra={**(extra or {}), "pipe": pipe}
+            )
         handle = _pipes.handle_of(pipe)
         verbs = _pipes if _pipes.is_overlapped(self.proactor.kernel, handle) else _threaded
         endpoint = verbs.register(self.proactor, handle, pipe)

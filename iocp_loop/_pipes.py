@@ -4,7 +4,9 @@ A pipe must have been opened with FILE_FLAG_OVERLAPPED; anonymous pipes and most
 """
 
 import ctypes
+import inspect
 import io
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,29 +27,55 @@ _FILE_ACCESS_INFORMATION = 8  # wdm.h, FILE_INFORMATION_CLASS
 _FILE_MODE_INFORMATION = 16
 _FILE_READ_DATA = 1  # winnt.h
 PIPE_BUFFER_SIZE = 64 * 1024
+_HANDLE_STEP = 4  # The two low bits of a handle are not the system's (winnt.h; MSDN, Kernel objects).
+# Whose fileno() is an OS handle: module and class.
+_WITH_HANDLES = (("asyncio.windows_utils", "PipeHandle"), ("multiprocessing.connection", "PipeConnection"))
 # How a read says that the other end was closed.
 END_OF_PIPE = (Error.BROKEN_PIPE, Error.PIPE_NOT_CONNECTED, Error.HANDLE_EOF)
 
 
 def handle_of(pipe: Any) -> int:
-    """The OS handle of a PipeHandle, or of a Python file object, whose fileno() is a C runtime descriptor.
+    """The OS handle of an object with a fileno(), which is such a handle itself, or a descriptor of the C runtime.
+
+    Which of the two is decided by the object's type: pipes of asyncio and multiprocessing have handles; Python's files
+    have descriptors, and so has what only wraps one (codecs, tempfile, colorama). Of any other object the number must
+    leave no doubt, because an unrelated file may be behind it the other way round: handles are multiples of 4, and what
+    is no open descriptor is none.
 
     Raises:
         ValueError: there is no pipe: a program without a console has None for its standard streams. Or it is closed.
+        TypeError: the object is unknown, and its number could be either.
         OSError: the file object has no handle.
     """
     if pipe is None:
         raise ValueError("None is no pipe: this program was started without standard streams")
     number: int = pipe.fileno()
-    if isinstance(pipe, io.IOBase):
-        from msvcrt import get_osfhandle
+    if _has_handle(pipe):
+        return number
+    is_file = isinstance(pipe, io.IOBase) or isinstance(
+        getattr(inspect.unwrap(pipe.fileno), "__self__", None), io.IOBase
+    )
+    from msvcrt import get_osfhandle
 
+    try:
         handle = get_osfhandle(number)
-        if handle < 0:
-            # The C runtime's mark for a standard stream that was never connected (MSDN, _get_osfhandle).
-            raise os_error(Error.INVALID_HANDLE, "_get_osfhandle", f"descriptor {number}", "it is connected to nothing")
-        return handle
-    return number
+    except OSError:
+        if is_file:
+            raise
+        return number
+    if not is_file and number % _HANDLE_STEP == 0:
+        raise TypeError(f"{pipe!r}: its fileno() {number} may be a handle or a descriptor; give the file behind it")
+    if handle < 0:
+        # The C runtime's mark for a standard stream that was never connected (MSDN, _get_osfhandle).
+        raise os_error(Error.INVALID_HANDLE, "_get_osfhandle", f"descriptor {number}", "it is connected to nothing")
+    return handle
+
+
+def _has_handle(pipe: Any) -> bool:
+    # Looked up, not imported: of a module that nobody has imported there are no instances.
+    modules = sys.modules
+    kinds = [getattr(modules[name], kind, ()) for name, kind in _WITH_HANDLES if name in modules]
+    return isinstance(pipe, tuple(kinds))
 
 
 def is_overlapped(kernel: Kernel, handle: int) -> bool:

@@ -108,6 +108,8 @@ class SignalWakeup:
         if known is None:
             return False
         handle, previous = known
+        if _is_stale(previous):
+            previous = signal.default_int_handler
         try:
             signal.signal(sig, signal.SIG_DFL if previous is None else previous)
         except ValueError as exc:
@@ -148,3 +150,15 @@ class SignalWakeup:
         self._open()
         if installed:
             self.install()
+
+
+def _is_stale(handler: Any) -> bool:
+    """Whether it is what asyncio.Runner sets for Ctrl+C, of a main task that has ended.
+
+    The Runner takes it back only where it is still in place, which it is not while ours is. Put back later, it would
+    interrupt the next run, whose own Runner sets nothing where something else than Python's own handler is set.
+    """
+    if not isinstance(getattr(getattr(handler, "func", None), "__self__", None), asyncio.Runner):
+        return False
+    task = handler.keywords.get("main_task")
+    return task is not None and bool(task.done())

@@ -63,8 +63,10 @@ class StreamTransport(EndpointTransport):
             verbs = _sockets.verbs_of(endpoint)
         self._server = server
         self._addresses = addresses
-        self._reader = self._reader_type(self, endpoint, verbs, getattr(handle, "recv_into", None))
-        self._writer = self._writer_type(self, endpoint, verbs, getattr(handle, "send", _never_at_once))
+        # Only a socket's: a pipe object of multiprocessing has a send() too, which pickles.
+        receive_into, send_now = (handle.recv_into, handle.send) if endpoint.is_socket else (None, _never_at_once)
+        self._reader = self._reader_type(self, endpoint, verbs, receive_into)
+        self._writer = self._writer_type(self, endpoint, verbs, send_now)
         self.write = self._writer.write
         self.set_protocol(protocol)
         loop.call_soon(self._start, waiter, context=self.context)

@@ -217,3 +217,22 @@ def test_keyboard_interrupt_leaves_asyncio_runner_as_it_should(nothing_left):
             asyncio.Runner(loop_factory=lambda: loop).run(main())
     assert cleaned == [True]
     assert sys.exc_info() == (None, None, None)
+
+
+def test_a_handler_left_in_one_run_does_not_interrupt_the_main_task_of_the_next():
+    """Ctrl+C in the second run cancels its main task, as asyncio.Runner promises."""
+
+    async def first():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, print)
+
+    async def second():
+        signal.raise_signal(signal.SIGINT)
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            return "cancelled"
+
+    for main, result in ((first, None), (second, "cancelled")):
+        with asyncio.Runner(loop_factory=iocp_loop.new_event_loop) as runner:
+            assert runner.run(main()) == result
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
