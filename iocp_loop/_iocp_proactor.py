@@ -227,12 +227,12 @@ class IocpProactor:
 
     def sendto(self, conn: Any, buf: Any, flags: int = 0, addr: Any = None) -> "asyncio.Future[int]":
         """Send one datagram to an address; the byte count."""
-        packed = sockaddr.encode(conn.family, addr)
         if conn.gettimeout() == 0:  # As in send().
             try:
                 return self._result(conn.sendto(buf, flags, addr))
             except (BlockingIOError, InterruptedError):
                 pass  # The socket's buffer is full: let the kernel keep the datagram until there is room.
+        packed = sockaddr.resolve(conn.family, addr)
         endpoint = self.endpoint(conn)
         operation = _sockets.verbs_of(endpoint).send_to_operation(self.core, endpoint, bytes(buf), packed)
         return self._submit(operation, conn, lambda _operation, count: count)

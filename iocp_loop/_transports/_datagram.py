@@ -7,7 +7,9 @@ datagram, a datagram longer than the buffer, an unreachable network reach `error
 Errors that come at once and again and again are waited out, not spun on.
 
 Sending: the socket's own call at once; what the kernel cannot take now waits in order, its head as one overlapped send.
-close() sends what waits, and connection_lost always comes.
+An address is judged, and a name looked up, when it is given, by the socket's own rules in either case: a bad one
+raises, an unknown name is told to `error_received`, and neither ends the endpoint. close() sends what waits, and
+connection_lost always comes.
 """
 
 import asyncio
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
 
 # The largest UDP payload is 65,507 bytes over IPv4 and 65,527 over IPv6, so nothing is ever truncated.
 DATAGRAM_SIZE_MAX = 64 * 1024
-# Datagrams taken in one go while they queue up, before other sockets get their turn.
+# Datagrams taken in one go while they queue up, or sent while many wait, before other sockets get their turn.
 BURST_MAX = 64
+# What each datagram counts for beside its data, in bytes, so that empty ones count too; asyncio does so from 3.13 on.
+HEADER_SIZE = 8
 # What the network, and not the socket, is to blame for: reception goes on at once.
 _RECOVERABLE = frozenset(
     {
@@ -89,7 +93,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         self._receive: OverlappedEx | None = None
         self._burst = False
         self._errors_in_a_row = 0
-        self._queue: deque[tuple[bytes, Any]] = deque()
+        self._queue: deque[tuple[bytes, bytes]] = deque()  # data and packed address; b"" for the connected peer
         self._queued_size = 0
         self._sending: OverlappedEx | None = None
         self._flow = FlowControl(self)
@@ -109,33 +113,50 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         self.loop.call_soon(self._receive_first, context=self.context)
 
     def _receive_first(self) -> None:
-        # First what a cancelled sock_recvfrom() on the same socket has left.
+        # First what a cancelled sock_recvfrom() on the same socket has left. One by one: each may raise.
         kept, self._endpoint.datagrams = self._endpoint.datagrams, None
-        self._arm()
         for data, sender in kept or ():
-            if not self._closing:
-                self._protocol.datagram_received(data, sender)
+            self.loop.call_soon(self._deliver_kept, data, sender, context=self.context)
+        self._arm()
+
+    def _deliver_kept(self, data: bytes, sender: Any) -> None:
+        if not self._closing:
+            self._protocol.datagram_received(data, sender)
 
     def _arm(self) -> None:
         if self._closing:
             return
-        operation = self._receive
-        if operation is None:
-            buffer = self._proactor.arena.buffer(self.datagram_size)
-            operation = self._verbs.receive_from_operation(self._proactor, self._endpoint, self._on_received, buffer)
-            operation.context = self.context
-            self._receive = operation
-        self._burst = self._proactor.submit(operation)
+        try:
+            operation = self._receive
+            if operation is None:
+                buffer = self._proactor.arena.buffer(self.datagram_size)
+                operation = self._verbs.receive_from_operation(
+                    self._proactor, self._endpoint, self._on_received, buffer
+                )
+                operation.context = self.context
+                self._receive = operation
+            self._burst = self._proactor.submit(operation)
+        except Exception as exc:
+            self._arm_later(exc)
+
+    def _arm_later(self, exc: Exception) -> None:
+        """No memory, say: it is reported, and reception goes on after a while."""
+        self._report("The next datagram cannot be received; trying again soon", exc)
+        self.loop.call_later(_RETRY_DELAY_S, self._arm)
 
     def _on_received(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         if self._closing:
             return
-        sender = self._verbs.sender_of(operation)
+        try:
+            sender = self._verbs.sender_of(operation)
+            data = operation.buffer[:byte_count]
+        except MemoryError as exc:
+            self._arm_later(exc)
+            return
         if status:
             self._on_receive_error(_sockets.error_of(operation, status))
             return
         self._errors_in_a_row = 0
-        data = operation.buffer[:byte_count]
         try:
             self._protocol.datagram_received(data, sender if sender is not None else self._address)
             if self._burst:
@@ -196,16 +217,21 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             raise ValueError(f"Invalid address: must be None or {self._address}")
         if self._closing:
             return
-        if not self._queue and self._sending is None and self._send_at_once(data, addr):
+        if not self._queue and self._send_at_once(data, addr):
+            return
+        try:
+            packed = b"" if self._address is not None or addr is None else sockaddr.resolve(self._handle.family, addr)
+        except OSError as exc:
+            self._tell_error(exc)
             return
         # A copy: the caller may reuse its buffer as soon as this returns.
-        self._queue.append((bytes(data), addr))
-        self._queued_size += len(data)
+        self._queue.append((bytes(data), packed))
+        self._queued_size += len(data) + HEADER_SIZE
         self._send_next()
         self._flow.grown(self._queued_size)
 
     def _send_at_once(self, data: Any, addr: Any) -> bool:
-        """True if the datagram was taken, or refused with an error that was reported; False if it has to wait."""
+        """True if the datagram was taken, or refused with an error that was told; False if it has to wait."""
         try:
             if self._address is None and addr is not None:
                 self._handle.sendto(data, addr)
@@ -216,28 +242,27 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             return False
         except OSError as exc:
             self._tell_error(exc)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self.fatal_error(exc, "Fatal write error on datagram transport")
         return True
 
     def _send_next(self) -> None:
         """Hand the head of the queue to the kernel, if it has none of ours."""
         if self._sending is not None or not self._queue:
             return
-        data, addr = self._queue[0]
         try:
-            packed = b"" if self._address is not None or addr is None else sockaddr.encode(self._handle.family, addr)
-        except (TypeError, ValueError, OverflowError) as exc:
-            # A host name, say: the socket's own call would have looked it up, blocking.
+            operation = self._verbs.send_to_operation(self._proactor, self._endpoint, *self._queue[0])
+            operation.deliver = self._on_sent
+            operation.context = self.context
+            self._proactor.submit(operation)
+        except Exception as exc:
+            # No memory, say. What waits would wait for ever.
             self.fatal_error(exc, "Fatal write error on datagram transport")
             return
-        operation = self._verbs.send_to_operation(self._proactor, self._endpoint, data, packed)
-        operation.deliver = self._on_sent
-        operation.context = self.context
         self._sending = operation
-        self._proactor.submit(operation)
+
+    def _take_head(self) -> tuple[bytes, bytes]:
+        head = self._queue.popleft()
+        self._queued_size -= len(head[0]) + HEADER_SIZE
+        return head
 
     def _on_sent(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
         self._sending = None
@@ -245,26 +270,42 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         if not self._queue:
             # Aborted meanwhile: what was queued is forgotten.
             return
-        data, _addr = self._queue.popleft()
-        self._queued_size -= len(data)
-        if status:
-            self._tell_error(_sockets.error_of(operation, status))
-        self._drain()
+        self._take_head()
+        try:
+            if status:
+                self._tell_error(_sockets.error_of(operation, status))
+        finally:
+            # Also when the protocol ends the loop's run: what waits goes out in the next one.
+            self._drain()
 
     def _drain(self) -> None:
-        # `_sending` is set if error_received() has sent something: the head is in the kernel's hands then.
-        while self._queue and self._sending is None:
-            # Taken out first: error_received() may send, and must not find it there; or abort, and nothing is there.
-            data, addr = self._queue.popleft()
-            self._queued_size -= len(data)
-            if not self._send_at_once(data, addr):
-                self._queue.appendleft((data, addr))
-                self._queued_size += len(data)
-                break
-        self._flow.shrunk(self._queued_size)
-        self._send_next()
-        if self._closing and not self._queue:
-            self.close_endpoint(None)
+        """Send what waits; a bounded number in one turn, and the rest in the next."""
+        count, is_full = 0, False
+        try:
+            # `_sending` is set if error_received() has sent something: the head is in the kernel's hands then.
+            while count < BURST_MAX and self._queue and self._sending is None and not is_full:
+                is_full = not self._send_head()
+                count += 1
+        finally:
+            # Also when the protocol ends the loop's run in error_received().
+            if is_full:
+                self._send_next()
+            elif self._queue and self._sending is None:
+                self.loop.call_soon(self._drain, context=self.context)
+            if self._closing and not self._queue:
+                self.close_endpoint(None)
+            # Last: the protocol may do there what it likes.
+            self._flow.shrunk(self._queued_size)
+
+    def _send_head(self) -> bool:
+        """False if it has to wait."""
+        # Taken out first: error_received() may send, and must not find it there; or abort, and nothing is there.
+        data, packed = self._take_head()
+        if self._send_at_once(data, sockaddr.decode(packed) if packed else None):
+            return True
+        self._queue.appendleft((data, packed))
+        self._queued_size += len(data) + HEADER_SIZE
+        return False
 
     # -- flow control ------------------------------------------------------------------------------------------
 
@@ -302,3 +343,4 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             operation.deliver = ignore
             self._proactor.arena.release_buffer(operation.buffer)
             self._proactor.release(operation)
+        self._flow.release()

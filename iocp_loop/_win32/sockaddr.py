@@ -9,6 +9,8 @@ WINDOWS_AF_INET = 2
 WINDOWS_AF_INET6 = 23
 SOCKADDR_MAX = 128  # sizeof(SOCKADDR_STORAGE)
 
+_LIMITS = (0xFFFF, 0xFFFFF, 0xFFFF_FFFF)  # port, flow information, scope
+
 _FAMILY = struct.Struct("<H")
 _IPV4 = struct.Struct("<H2s4s8x")
 _IPV6 = struct.Struct("<H2s4s16sI")
@@ -46,6 +48,43 @@ def encode(family: int, address: Any) -> bytes:
     raise ValueError(f"no socket address for family {family!r}")
 
 
+def resolve(family: int, address: Any) -> bytes:
+    """The SOCKADDR of an address as a program may give it to `socket.sendto`: judged, and looked up, as it does.
+
+    Args:
+        family: socket.AF_INET or socket.AF_INET6.
+        address: as for `encode`; the host may also be a name, which is looked up here and now, "" for any address, or
+            "<broadcast>".
+
+    Raises:
+        TypeError: not a tuple of that shape.
+        OverflowError: a number outside its range.
+        OSError: the name is not known, or not in this family.
+        ValueError: a family without IP addresses; a host that can be no name.
+    """
+    most = 2 if family == socket.AF_INET else 4
+    if not isinstance(address, tuple) or not 2 <= len(address) <= most:
+        raise TypeError(f"an internet address is a tuple (host, port), not {address!r}")
+    host, numbers = address[0], address[1:]
+    if not isinstance(host, str | bytes | bytearray) or not all(hasattr(number, "__index__") for number in numbers):
+        raise TypeError(f"a host is a string and a port a number, not {address!r}")
+    if any(not 0 <= number <= limit for number, limit in zip(numbers, _LIMITS, strict=False)):
+        raise OverflowError(f"port, flow information or scope of {address!r} is out of range")
+    if not isinstance(host, str):
+        host = bytes(host).decode("ascii")
+    if host == "<broadcast>" and family == socket.AF_INET:
+        host = "255.255.255.255"
+    elif not host:
+        host = "0.0.0.0" if family == socket.AF_INET else "::"
+    try:
+        return encode(family, (host, *numbers))
+    except ValueError:
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            raise
+    found = socket.getaddrinfo(host, None, family)[0][4]
+    return encode(family, (found[0], numbers[0], *(numbers[1:] or found[2:])))
+
+
 def decode(raw: bytes) -> Any:
     """The address tuple of a SOCKADDR as the kernel wrote it; None where it wrote none (a connected datagram peer)."""
     if len(raw) < _FAMILY.size:
@@ -57,7 +96,5 @@ def decode(raw: bytes) -> Any:
     if family == WINDOWS_AF_INET6:
         _, port, flowinfo, host, scope = _IPV6.unpack_from(raw)
         text = socket.inet_ntop(socket.AF_INET6, host)
-        if scope and host[:2] == b"\xfe\x80":
-            text = f"{text}%{scope}"  # As getpeername() spells a link-local address.
         return text, int.from_bytes(port, "big"), int.from_bytes(flowinfo, "big"), scope
     return None

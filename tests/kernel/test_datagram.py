@@ -10,7 +10,7 @@ import pytest
 
 from iocp_loop._operation import IoType
 from iocp_loop._transports import _datagram
-from iocp_loop._transports._datagram import DatagramTransport
+from iocp_loop._transports._datagram import BURST_MAX, HEADER_SIZE, DatagramTransport
 from iocp_loop._win32.constants import Status, WsaError
 
 from .peers import LOCALHOST, pattern
@@ -454,12 +454,97 @@ async def test_what_is_no_buffer_is_a_type_error():
             transport.sendto("text", name_of(transport))
 
 
-@pytest.mark.parametrize("address", ["nonsense", ("host", "port"), (LOCALHOST, 1_000_000)])
-async def test_an_address_that_is_none_ends_the_endpoint_and_is_reported(address):
-    async with endpoint() as (transport, protocol):
-        transport.sendto(b"x", address)
-        assert isinstance(await protocol.gone(), TypeError | OverflowError | ValueError)
-        here().expect_report("Fatal write error")
+@pytest.mark.parametrize("is_full", [False, True])
+@pytest.mark.parametrize(
+    "address", ["nonsense", ("host", "port"), (LOCALHOST, 1_000_000), (LOCALHOST, 1, 2, 3), (1, 2)]
+)
+async def test_an_address_that_is_none_raises_and_the_endpoint_goes_on(address, is_full):
+    """Whether the socket is free or full: an address is bad by itself."""
+    with bare() as peer:
+        async with endpoint(sock=bare(kind=Reluctant if is_full else socket.socket)) as (transport, protocol):
+            transport.sendto(b"before", peer.getsockname())
+            assert bool(transport.get_write_buffer_size()) is is_full
+            with pytest.raises((TypeError, OverflowError)):
+                transport.sendto(b"x", address)
+            transport.sendto(b"after", peer.getsockname())
+            assert [await asyncio.to_thread(peer.recv, 100) for _ in range(2)] == [b"before", b"after"]
+            assert not protocol.errors
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_a_host_name_is_an_address_whether_the_socket_is_free_or_full(is_full):
+    with bare() as peer:
+        async with endpoint(sock=bare(kind=Reluctant if is_full else socket.socket)) as (transport, protocol):
+            for n in range(3):
+                transport.sendto(b"%d" % n, ("localhost", peer.getsockname()[1]))
+            assert [await asyncio.to_thread(peer.recv, 100) for _ in range(3)] == [b"0", b"1", b"2"]
+            transport.sendto(b"first", peer.getsockname())
+            transport.sendto(b"lost", ("no such host.invalid", 1))
+            await until(lambda: protocol.errors)
+            assert isinstance(protocol.errors[0], socket.gaierror)
+            assert not transport.is_closing()
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_broadcasting_without_leave_is_told_and_with_it_is_not(is_full):
+    for allowed in (False, True):
+        sock = bare(kind=Reluctant if is_full else socket.socket)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, allowed)
+        async with endpoint(sock=sock) as (transport, protocol):
+            transport.sendto(b"x", ("<broadcast>", 9))
+            await until(lambda transport=transport: not transport.get_write_buffer_size())
+            assert [type(error) for error in protocol.errors] == ([] if allowed else [PermissionError])
+            assert not transport.is_closing()
+
+
+async def test_empty_datagrams_pause_the_protocol_too():
+    sock = bare(kind=Reluctant)
+    with bare() as peer:
+        async with endpoint(sock=sock) as (transport, protocol):
+            transport.set_write_buffer_limits(high=10 * HEADER_SIZE)
+            for _ in range(11):
+                transport.sendto(b"", peer.getsockname())
+            assert protocol.events == ["made", "pause"]
+            await until(lambda: "resume" in protocol.events)
+
+
+async def test_many_that_wait_go_out_over_several_turns():
+    """What else is due gets its turn between them, although the socket takes everything."""
+    sock = bare(kind=Reluctant)
+    with bare() as peer:
+        async with endpoint(sock=sock) as (transport, _):
+            sizes = []
+
+            def look():
+                sizes.append(transport.get_write_buffer_size())
+                if sizes[-1]:
+                    here().call_soon(look)
+
+            for _ in range(4 * BURST_MAX):
+                transport.sendto(b"", peer.getsockname())
+            sock.refusing = False
+            look()
+            await until(lambda: not transport.get_write_buffer_size())
+            steps = [before - after for before, after in zip(sizes, sizes[1:], strict=False)]
+            assert max(steps) <= (BURST_MAX + 1) * HEADER_SIZE
+
+
+async def test_without_memory_for_a_receive_the_next_datagram_comes_all_the_same():
+    with bare() as peer:
+        async with endpoint() as (transport, protocol):
+            await until(lambda: transport._receive)
+            submit = here().proactor.submit
+
+            def no_memory(_operation):
+                here().proactor.submit = submit
+                raise MemoryError("provoked")
+
+            here().proactor.submit = no_memory
+            peer.sendto(b"one", name_of(transport))
+            await protocol.receives(1)
+            here().expect_report("provoked")
+            peer.sendto(b"two", name_of(transport))
+            await protocol.receives(2)
 
 
 async def test_sending_without_an_address_from_an_unconnected_endpoint_is_an_error_and_not_fatal():
@@ -477,7 +562,7 @@ async def test_what_the_socket_does_not_take_at_once_goes_in_order():
         async with endpoint(sock=sock) as (transport, _):
             for n in range(20):
                 transport.sendto(b"%d" % n, peer.getsockname())
-            assert transport.get_write_buffer_size() == sum(len(b"%d" % n) for n in range(20))
+            assert transport.get_write_buffer_size() == sum(len(b"%d" % n) + HEADER_SIZE for n in range(20))
             await until(lambda: here().counts["WSASendTo"] > 5)
             sock.refusing = False
             assert [await asyncio.to_thread(peer.recv, 100) for _ in range(20)] == [b"%d" % n for n in range(20)]
@@ -499,8 +584,8 @@ async def test_queued_datagrams_pause_the_protocol_and_resume_it():
     sock = bare(kind=Reluctant)
     with bare() as peer:
         async with endpoint(sock=sock) as (transport, protocol):
-            transport.set_write_buffer_limits(high=100, low=20)
-            assert transport.get_write_buffer_limits() == (20, 100)
+            transport.set_write_buffer_limits(high=10 * (10 + HEADER_SIZE), low=20)
+            assert transport.get_write_buffer_limits() == (20, 180)
             for _ in range(10):
                 transport.sendto(bytes(10), peer.getsockname())
             assert protocol.events == ["made"]

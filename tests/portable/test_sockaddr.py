@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iocp_loop._win32.sockaddr import SOCKADDR_MAX, decode, encode
+from iocp_loop._win32.sockaddr import SOCKADDR_MAX, decode, encode, resolve
 
 PORTS = st.integers(0, 0xFFFF)
 
@@ -24,11 +24,8 @@ def test_ipv6_addresses_come_back(host, port, flowinfo, scope):
     raw = encode(socket.AF_INET6, (text, port, flowinfo, scope))
     assert len(raw) == 28  # sizeof(SOCKADDR_IN6)
     decoded = decode(raw)
-    assert decoded[1:] == (port, flowinfo, scope)
-    bare, _, zone = decoded[0].partition("%")
-    assert bare == text
-    # A link-local address is spelled with its zone, as getpeername() does; such a tuple is an address again.
-    assert zone == (str(scope) if scope and host.packed[:2] == b"\xfe\x80" else "")
+    # No zone in the host, as getpeername() spells it: the scope is in the tuple.
+    assert decoded == (text, port, flowinfo, scope)
     assert encode(socket.AF_INET6, decoded) == raw
 
 
@@ -84,3 +81,41 @@ def test_a_name_or_the_other_familys_address_is_a_value_error(family, host):
 def test_a_family_without_ip_addresses_is_a_value_error():
     with pytest.raises(ValueError, match="family"):
         encode(-1, ("127.0.0.1", 80))
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "numeric"),
+    [
+        (socket.AF_INET, ("127.0.0.1", 7), ("127.0.0.1", 7)),
+        (socket.AF_INET, (b"127.0.0.1", 7), ("127.0.0.1", 7)),
+        (socket.AF_INET, ("", 7), ("0.0.0.0", 7)),
+        (socket.AF_INET, ("<broadcast>", 7), ("255.255.255.255", 7)),
+        (socket.AF_INET, ("localhost", 7), ("127.0.0.1", 7)),
+        (socket.AF_INET6, ("", 7), ("::", 7, 0, 0)),
+        (socket.AF_INET6, ("fe80::1", 7, 3, 4), ("fe80::1", 7, 3, 4)),
+    ],
+)
+def test_an_address_for_sending_means_what_it_means_to_a_socket(family, address, numeric):
+    assert decode(resolve(family, address)) == numeric
+
+
+@pytest.mark.parametrize(
+    ("family", "address"),
+    [
+        (socket.AF_INET, "nonsense"),
+        (socket.AF_INET, ["127.0.0.1", 7]),
+        (socket.AF_INET, ("127.0.0.1",)),
+        (socket.AF_INET, ("127.0.0.1", 7, 0, 0)),
+        (socket.AF_INET, ("127.0.0.1", "7")),
+        (socket.AF_INET, (None, 7)),
+        (socket.AF_INET, ("127.0.0.1", -1)),
+        (socket.AF_INET, ("127.0.0.1", 65536)),
+        (socket.AF_INET6, ("::1", 7, 0x100000)),
+        (socket.AF_INET6, ("::1", 7, 0, 0, 0)),
+    ],
+)
+def test_an_address_that_a_socket_refuses_is_refused_in_the_same_way(family, address):
+    with socket.socket(family, socket.SOCK_DGRAM) as sock, pytest.raises(Exception) as theirs:
+        sock.sendto(b"", address)
+    with pytest.raises(theirs.type):
+        resolve(family, address)
