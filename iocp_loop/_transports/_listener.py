@@ -5,7 +5,7 @@ the protocol factory, make the transport. The rod is cast again before any user 
 that concerns this one client and closes this one socket:
 
 * a packet that brings an error tells of a client that was gone before it was accepted (MSDN, AcceptEx,
-  WSAECONNRESET): close its socket, go on;
+  WSAECONNRESET): close its socket, go on; after many such in a row, with a pause that grows;
 * a protocol factory that raises: reported, its connection closed, go on;
 * an accept that cannot even be posted (no buffers, no handles left) is the listener's own trouble: reported, and
   tried again after a while. The listener is never closed for it.
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 # a socket made in advance.
 ACCEPTS_MIN = 4
 ACCEPTS_MAX = 128
+# So many accepts in a row may bring an error, and are posted again at once: clients that were gone. Before each further
+# one there is a pause, twice as long each time, up to the most, in seconds: an error that stays must not keep the loop
+# busy.
+ERRORS_AT_ONCE_MAX = 16
+ERROR_PAUSE_S = 0.001
+ERROR_PAUSE_MAX_S = 1.0
 
 
 class Listener:
@@ -54,6 +60,7 @@ class Listener:
         self._operations: list[OverlappedEx] = []
         self._limit = max(1, min(backlog, ACCEPTS_MAX))
         self._accepted_this_turn = 0
+        self._errors_in_a_row = 0
         self._retry: Any = None
         self._endpoint = _sockets.register(self._proactor, sock, sock)
         self._verbs = _sockets.verbs_of(self._endpoint)
@@ -138,12 +145,21 @@ class Listener:
         if not_posted and _sockets.winerror_of(operation, status) not in (WsaError.CONNRESET, Error.NETNAME_DELETED):
             self._try_later(_sockets.error_of(operation, status))
             return
+        self._errors_in_a_row = self._errors_in_a_row + 1 if status else 0
+        if self._errors_in_a_row > ERRORS_AT_ONCE_MAX:
+            self._pause()
+            return
         try:
             self._cast(operation)
             if self._outstanding < self._limit:
                 self._maybe_cast_more()
         except OSError as exc:
             self._try_later(exc)
+
+    def _pause(self) -> None:
+        if self._retry is None:
+            doublings = min(self._errors_in_a_row - ERRORS_AT_ONCE_MAX - 1, 20)
+            self._retry = self._loop.call_later(min(ERROR_PAUSE_S * 2**doublings, ERROR_PAUSE_MAX_S), self._cast_all)
 
     def _maybe_cast_more(self) -> None:
         if not self._accepted_this_turn:

@@ -11,11 +11,11 @@ import pytest
 
 from iocp_loop import _asyncio_private as private
 from iocp_loop._operation import IoType
-from iocp_loop._transports._listener import ACCEPTS_MAX, ACCEPTS_MIN
+from iocp_loop._transports._listener import ACCEPTS_MAX, ACCEPTS_MIN, ERRORS_AT_ONCE_MAX
 from iocp_loop._win32.constants import WsaError
 
 from .peers import LOCALHOST, Echo, Recorder, client, receive_exactly, reset, serving
-from .watched import here, pending, turns, until, wait_until
+from .watched import failed, here, pending, turns, until, wait_until
 
 NEW_IN_3_13 = pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio has it from 3.13 on")
 
@@ -366,3 +366,27 @@ async def test_keep_alive_is_set_on_the_listener_and_inherited():
             accepted = protocols[0].transport.get_extra_info("socket")
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         await protocols[0].gone()
+
+
+async def test_accepts_that_fail_all_the_time_do_not_keep_the_loop_busy_and_end_with_the_error():
+    """Each is posted again after a pause that grows; when one succeeds, the listener serves as ever."""
+    async with serving(Echo) as (_, address):
+        with client(address) as sock:
+            sock.sendall(b"one")
+            assert await asyncio.to_thread(sock.recv, 3) == b"one"
+        loop = here()
+        loop.watched.faults["AcceptEx"] = lambda _function, _args: failed("AcceptEx", WsaError.CONNRESET)
+        for _ in range(ACCEPTS_MIN):
+            # Each takes one of the accepts that are outstanding; what is posted in its place fails.
+            client(address).close()
+        await until(lambda: loop.counts["AcceptEx"] > ACCEPTS_MIN + ERRORS_AT_ONCE_MAX)
+        before = loop.counts["AcceptEx"]
+        turns_then = loop.turn
+        await asyncio.sleep(0.3)
+        # 1, 2, 4, 8 ms and so on, each time all that are not posted.
+        assert loop.counts["AcceptEx"] - before < 150
+        assert loop.turn - turns_then < 150
+        del loop.watched.faults["AcceptEx"]
+        with client(address) as sock:
+            sock.sendall(b"two")
+            assert await asyncio.to_thread(sock.recv, 3) == b"two"
