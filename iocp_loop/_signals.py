@@ -42,13 +42,22 @@ class SignalWakeup:
         self._handlers: dict[int, tuple[asyncio.Handle, Any]] = {}
 
     def install(self) -> None:
-        """Become the process's wake-up descriptor. Does nothing outside the main thread."""
+        """Become the process's wake-up descriptor, where that is allowed: else the loop runs without signals.
+
+        Python allows it to the main thread of the main interpreter. Which thread that is, `threading` does not know for
+        certain: it takes for it whichever imported it first, or runs a sub-interpreter.
+        """
         if threading.current_thread() is not threading.main_thread():
+            return
+        try:
+            previous = signal.set_wakeup_fd(-1)
+        except ValueError:
             return
         if self._sender is None:
             self._open()
         assert self._sender is not None
-        self._previous = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        self._previous = previous
 
     def uninstall(self) -> None:
         """Put the previous wake-up descriptor back, unless somebody has replaced ours meanwhile."""

@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import signal
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -214,3 +217,18 @@ def test_add_signal_handler_runs_on_the_loop_and_can_be_removed(nothing_left):
         with handler(signal.default_int_handler):
             loop.run_until_complete(asyncio.wait_for(main(), 20))
         assert called == ["called"]
+
+
+@pytest.mark.parametrize("where", ["thread", "interpreter"])
+def test_where_python_allows_no_wake_up_descriptor_the_loop_runs_without_signals(where):
+    """A Windows service, an embedding program: threading takes for the main thread what is none, and asks in vain."""
+    child = subprocess.run(
+        [sys.executable, Path(__file__).with_name("elsewhere_child.py"), where],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert child.stdout.split() == ["served"]
