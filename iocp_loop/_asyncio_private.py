@@ -159,6 +159,8 @@ def report_callback(loop: Any, handle: asyncio.Handle, exc: BaseException) -> No
     loop.call_exception_handler({"message": f"Exception in callback {callback}", "exception": exc, "handle": handle})
 
 
+# None where the calling thread runs no loop.
+current_loop: Any = events._get_running_loop
 # Raises TypeError for a socket that is wrapped in TLS already.
 check_ssl_socket: Any = base_events._check_ssl_socket  # type: ignore[attr-defined]
 # How debug mode names a slow callback.
@@ -233,6 +235,7 @@ __all__ = [
     "TransportSocket",
     "attach",
     "check_ssl_socket",
+    "current_loop",
     "detach",
     "format_handle",
     "give_unread",

@@ -19,6 +19,11 @@ from ._asyncio_private import Handle, ThreadsafeHandle, TimerHandle
 
 # The heap is cleaned when more than this many timers are in it, and more than half of them were cancelled.
 TIMERS_KEPT_MAX = 100
+# With more callbacks than this queued, a thread that adds another is slowed down: a turn runs what it finds, so this
+# many are between one look at the port and the next, however fast other threads are.
+BACKLOG_MAX = 128
+# By this much for each call, in seconds; long enough for the loop to catch up.
+SLOWED_S = 0.001
 
 _Arguments = TypeVarTuple("_Arguments")
 Timer = tuple[float, int, Any]
@@ -81,9 +86,15 @@ class SchedulingLoop(private.BaseLoop):
     def call_soon_threadsafe(
         self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
     ) -> Any:
-        """`call_soon` from any thread: wakes the loop. Many calls while it sleeps cost one packet."""
+        """`call_soon` from any thread: wakes the loop. Many calls while it sleeps cost one packet.
+
+        A thread that is far ahead of a running loop is slowed down, by a millisecond for each call, unless it runs a
+        loop itself.
+        """
         if self._debug or self._closed:
-            return _without_own_frame(super().call_soon_threadsafe(callback, *args, context=context))
+            handle = _without_own_frame(super().call_soon_threadsafe(callback, *args, context=context))
+            self._slow_down()
+            return handle
         handle = _new(ThreadsafeHandle)
         handle._context = copy_context() if context is None else context
         handle._loop = self
@@ -95,7 +106,14 @@ class SchedulingLoop(private.BaseLoop):
             private.lock_handle(handle)
         self._ready.append(handle)
         self._write_to_self()
+        if len(self._ready) > BACKLOG_MAX:
+            self._slow_down()
         return handle
+
+    def _slow_down(self) -> None:
+        """Let a loop that is far behind catch up; its own thread, and one that runs another loop, are never kept."""
+        if len(self._ready) > BACKLOG_MAX and self._thread_id is not None and private.current_loop() is None:
+            time.sleep(SLOWED_S)
 
     def call_later(
         self,

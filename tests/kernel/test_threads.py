@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from iocp_loop._scheduling import BACKLOG_MAX
+
+from .peers import Echo, client, receive_exactly, serving
 from .watched import here, running, until, wait_until
 
 
@@ -165,3 +168,59 @@ async def _echo(reader, writer):
         writer.write(line)
     writer.close()
     await writer.wait_closed()
+
+
+async def test_threads_that_call_without_a_pause_neither_hide_packets_nor_run_ahead():
+    """Two of them; a client's messages are echoed meanwhile, and few calls wait at any time."""
+    loop = here()
+    behind = [0]
+    stopping = threading.Event()
+
+    def flood():
+        while not stopping.is_set():
+            loop.call_soon_threadsafe(note)
+
+    def note():
+        behind[0] = max(behind[0], len(loop._ready))
+
+    def ask(address):
+        with client(address) as sock:
+            for _ in range(20):
+                sock.sendall(b"message")
+                assert receive_exactly(sock, 7) == b"message"
+
+    threads = [threading.Thread(target=flood) for _ in range(2)]
+    async with serving(Echo) as (_, address):
+        for thread in threads:
+            thread.start()
+        try:
+            await asyncio.to_thread(ask, address)
+        finally:
+            stopping.set()
+            await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in threads))
+    # One call each beyond the mark, and what else is queued in the loop.
+    assert 0 < behind[0] < BACKLOG_MAX + 20
+
+
+def test_a_callback_may_add_any_number_of_calls_from_the_loops_own_thread(nothing_left):
+    """Nobody sleeps there: as many calls as would take minutes to be slowed."""
+    with running() as loop:
+        done = []
+
+        async def main():
+            for n in range(200_000):
+                loop.call_soon_threadsafe(done.append, n)
+            await until(lambda: len(done) == 200_000)
+
+        loop.run_until_complete(main())
+
+
+def test_a_loop_that_does_not_run_slows_nobody(nothing_left):
+    with running() as loop:
+        done = []
+        thread = threading.Thread(target=lambda: [loop.call_soon_threadsafe(done.append, n) for n in range(100_000)])
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
+        loop.run_until_complete(asyncio.sleep(0))
+        assert done == list(range(100_000))
