@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from contextvars import Context, copy_context
 from typing import Any, TypeVarTuple
 
@@ -20,8 +20,10 @@ from ._asyncio_private import Handle, ThreadsafeHandle, TimerHandle
 # The heap is cleaned when more than this many timers are in it, and more than half of them were cancelled.
 TIMERS_KEPT_MAX = 100
 # With more callbacks than this queued, a thread that adds another is slowed down: a turn runs what it finds, so this
-# many are between one look at the port and the next, however fast other threads are.
-BACKLOG_MAX = 128
+# many are between one look at the port and the next, however fast other threads are. Where no operation is outstanding,
+# packets cannot be kept waiting, only timers: that many.
+BACKLOG_MAX = 512
+BACKLOG_WITHOUT_IO_MAX = 16 * 1024
 # By this much for each call, in seconds; long enough for the loop to catch up.
 SLOWED_S = 0.001
 
@@ -36,6 +38,7 @@ class SchedulingLoop(private.BaseLoop):
     def __init__(self) -> None:
         self._timer_heap: list[Timer] = []
         self._number = itertools.count().__next__
+        self._outstanding: Sized = ()  # the operations that are; whoever has a proactor says which
         super().__init__()
         # BaseEventLoop would take that of time.monotonic(): 15.6 ms up to 3.12, by which timers may be early.
         self._clock_resolution = time.get_clock_info("perf_counter").resolution
@@ -106,7 +109,9 @@ class SchedulingLoop(private.BaseLoop):
             private.lock_handle(handle)
         self._ready.append(handle)
         self._write_to_self()
-        if len(self._ready) > BACKLOG_MAX:
+        backlog = len(self._ready)
+        # One operation is what signals wake the loop by.
+        if backlog > BACKLOG_MAX and (len(self._outstanding) > 1 or backlog > BACKLOG_WITHOUT_IO_MAX):
             self._slow_down()
         return handle
 

@@ -44,6 +44,7 @@ class TurningLoop(SchedulingLoop):
         super().__init__()
         self.proactor = Proactor(concurrency=concurrency, kernel=kernel)
         self.proactor.on_stray = self._on_stray
+        self._outstanding = self.proactor.pending
         self._selector = self.proactor
         self._signals = SignalWakeup(self.proactor)
         self.turn = 0  # which one this is: a writer gathers what is written after the first time in it
