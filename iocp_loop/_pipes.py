@@ -59,7 +59,7 @@ def handle_of(pipe: Any) -> int:
 
     try:
         handle = get_osfhandle(number)
-    except OSError:
+    except (OSError, OverflowError):
         if is_file:
             raise
         return number

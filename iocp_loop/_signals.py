@@ -53,8 +53,12 @@ class SignalWakeup:
             previous = signal.set_wakeup_fd(-1)
         except ValueError:
             return
-        if self._sender is None:
-            self._open()
+        try:
+            if self._sender is None:
+                self._open()
+        except BaseException:
+            signal.set_wakeup_fd(previous)
+            raise
         assert self._sender is not None
         signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         self._previous = previous

@@ -232,3 +232,23 @@ def test_where_python_allows_no_wake_up_descriptor_the_loop_runs_without_signals
         check=False,
     )
     assert child.stdout.split() == ["served"]
+
+
+def test_without_a_socketpair_the_wake_up_descriptor_is_the_one_before(monkeypatch):
+    """run_forever() raises, and whoever was woken by signals before still is."""
+
+    def no_socketpair():
+        raise OSError("provoked")
+
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    before = signal.set_wakeup_fd(ours.fileno())
+    try:
+        with running() as loop, ours, theirs:
+            with monkeypatch.context() as patch:
+                patch.setattr(socket, "socketpair", no_socketpair)
+                with pytest.raises(OSError, match="provoked"):
+                    loop.run_forever()
+            assert signal.set_wakeup_fd(before) == ours.fileno()
+    finally:
+        signal.set_wakeup_fd(before)
