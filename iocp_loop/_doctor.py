@@ -62,12 +62,12 @@ FEATURES = (
         "add_reader, add_writer, sockets of another port",
         "add_reader and add_writer fail, and so does a socket that belongs to another port, loop or process",
     ),
-    Feature("waits by thread pool", _probes.probe_pool_wait, "handles, processes", "processes cannot be waited for"),
+    Feature("waits by thread", _probes.probe_handle_wait, "handles, processes", "processes cannot be waited for"),
     Feature(
         "waits by packet",
         _probes.probe_wait_packet,
         "",
-        "handles are waited for by a thread of the system's pool, which costs more for each wait",
+        "handles are waited for by a thread, which costs more for each wait",
     ),
     Feature("waits of 1 ms", _probes.probe_wait_accuracy, "timers", "timers fire up to a tick of 15.6 ms late"),
     Feature(

@@ -312,12 +312,7 @@ class IocpProactor:
             self._waits = _waits.endpoint(self.core)
         milliseconds = timeout_to_ms(timeout)
         operation = _waits.wait_operation(self.core, self._waits, undelivered, int(handle), milliseconds)
-
-        def finish(operation: OverlappedEx, outcome: int) -> bool:
-            _waits.finish_wait(operation)
-            return outcome == _waits.SIGNALLED
-
-        future = OperationFuture(self.core, operation, finish, self._loop)
+        future = OperationFuture(self.core, operation, _waits.is_signalled, self._loop)
         self.core.submit(operation)
         return future
 

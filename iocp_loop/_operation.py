@@ -244,9 +244,19 @@ class FileWriteOperation(OverlappedEx):
 
 
 class PlainOperation(OverlappedEx):
-    """A BOOL call that needs no memory but its OVERLAPPED: TransmitFile, ConnectNamedPipe, a wait for a handle."""
+    """A BOOL call that needs no memory but its OVERLAPPED: TransmitFile, ConnectNamedPipe."""
 
     zero_is_success: ClassVar[bool] = False
+    __slots__ = ()
+
+
+class ThreadOperation(OverlappedEx):
+    """What a thread of ours does: a wait for a handle, a call that blocks. The kernel never sees it.
+
+    Its thread posts its packet. `start` may be called again after an exception; it then finishes what it had begun.
+    """
+
+    answers_status: ClassVar[bool] = True
     __slots__ = ()
 
 

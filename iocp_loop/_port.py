@@ -28,6 +28,8 @@ PACKETS_MAX = 256
 # The key of the packets that `close` posts to threads still waiting.
 _CLOSE_KEY = ctypes.c_size_t(-1).value
 _CLOSE_WAIT_S = 5.0
+# Between two attempts of `post_surely`.
+_POST_PAUSE_FIRST_S, _POST_PAUSE_MAX_S = 0.001, 0.1
 
 _ENTRY_SIZE = OVERLAPPED_ENTRY_LAYOUT.size
 _unpack_one = OVERLAPPED_ENTRY_LAYOUT.unpack_from
@@ -285,6 +287,22 @@ class CompletionPort:
             code = self._kernel.last_error()
             self._check_open()  # Another thread may have closed it since it was looked at.
             raise os_error(code, "PostQueuedCompletionStatus", f"port {self._handle}")
+
+    def post_surely(self, key: int, overlapped: int, byte_count: int) -> None:
+        """As `post`, where a packet left out would leave somebody waiting for ever: tries until it is queued.
+
+        For threads that do nothing else. Does nothing when the port is closed: nobody waits any more.
+        """
+        pause_s = _POST_PAUSE_FIRST_S
+        while True:
+            try:
+                return self.post(key, overlapped, byte_count)
+            except ValueError:
+                return None
+            except OSError:
+                # The system is short of memory; what it takes is a moment.
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, _POST_PAUSE_MAX_S)
 
     def close(self) -> None:
         """Wake every waiting thread (its `wait` raises ValueError) and close the port. Twice is once. Thread-safe.

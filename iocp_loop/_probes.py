@@ -168,16 +168,15 @@ def probe_wait_packet() -> Finding:
 
 
 @_probe
-def probe_pool_wait() -> Finding:
-    """The system's thread pool tells the port that a handle is signalled."""
+def probe_handle_wait() -> Finding:
+    """A thread of ours tells the port that a handle is signalled."""
     proactor = Proactor(arena=HeapArena())
-    event = bind("CreateEventW")(0, 1, 1, None)
+    event = bind("CreateEventW")(0, 1, 0, None)
     try:
         record = _waits.endpoint(proactor)
         proactor.submit(_waits.wait_operation(proactor, record, _ignore, event, 1000))
+        bind("SetEvent")(event)
         settled = _result(proactor)
-        if settled is not None:
-            _waits.finish_wait(settled[0])
         proactor.close_endpoint(record)
         works = settled is not None and settled[2] == _waits.SIGNALLED
         return Finding(works, "a signalled event came as a packet" if works else f"a signalled event came as {settled}")

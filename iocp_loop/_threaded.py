@@ -21,6 +21,7 @@ Sources: MSDN, CancelSynchronousIo, OpenThread.
 """
 
 import ctypes
+import sys
 import threading
 import time
 from collections import deque
@@ -30,11 +31,11 @@ from typing import Any
 
 from ._blocking import BlockingHandle, open_blocking
 from ._endpoint import Endpoint, Key
-from ._operation import Deliver, IoType, LifetimeError, OverlappedEx, PlainOperation
+from ._operation import Deliver, IoType, LifetimeError, OverlappedEx, ThreadOperation
 from ._pipes import END_OF_PIPE
 from ._proactor import Proactor
 from ._sockets import Outcome, winerror_of
-from ._win32.constants import Error, ThreadAccess
+from ._win32.constants import Error, Status, ThreadAccess
 from ._win32.errors import status_from_winerror
 
 # How long a call is asked to end before it is given up. Less than `Proactor.close` waits, so that closing a loop
@@ -59,10 +60,11 @@ class _Call:
     It holds what it needs of the operation and not the operation, which belongs to the pending table.
     """
 
-    __slots__ = ("address", "cancelled", "code")
+    __slots__ = ("address", "cancelled", "code", "queued")
 
     def __init__(self, address: int) -> None:
         self.address = address
+        self.queued = False  # its thread has it, or will find it
         self.cancelled = False
         self.code = 0
 
@@ -136,7 +138,9 @@ class Worker:
         self._handle = handle
         self._pipe = pipe
         self._name = name
-        self._changed = threading.Condition(threading.Lock())  # guards what follows
+        # Guards what follows. Reentrant: the collector may run a dropped loop's __del__, and by it `stop`, while this
+        # very thread is inside.
+        self._changed = threading.Condition(threading.RLock())
         self._calls: deque[_Call] = deque()
         self._current: _Call | None = None
         self._ended = self._abandoned = False
@@ -149,31 +153,33 @@ class Worker:
     # -- what operations call ----------------------------------------------------------------------------------
 
     def start_read(self, address: int) -> int:
-        """`start` of a receive. Non-zero: the packet will come."""
+        """`start` of a receive."""
         operation = self._proactor.pending[address]
-        operation.keepalive = call = _ReadCall(address, operation.buffer)
-        return self._start(call)
+        if operation.keepalive is None:
+            operation.keepalive = _ReadCall(address, operation.buffer)
+        return self._start(operation.keepalive)
 
     def start_write(self, address: int, skip: int) -> int:
         """`start` of a send."""
         operation = self._proactor.pending[address]
-        operation.keepalive = call = _WriteCall(address, operation.buffer, skip)
-        return self._start(call)
+        if operation.keepalive is None:
+            operation.keepalive = _WriteCall(address, operation.buffer, skip)
+        return self._start(operation.keepalive)
 
     def _start(self, call: _Call) -> int:
         if not self._thread_handle and not self._ended:
             code = self._start_thread()
             if code:
-                ctypes.set_last_error(code)  # type: ignore[attr-defined, unused-ignore]
-                return 0
+                return status_from_winerror(code)
         with self._changed:
             if self._ended:
                 # Its thread never comes back from an earlier call.
-                ctypes.set_last_error(Error.OPERATION_ABORTED)  # type: ignore[attr-defined, unused-ignore]
-                return 0
-            self._calls.append(call)
+                return status_from_winerror(Error.OPERATION_ABORTED)
+            if not call.queued and call not in self._calls:
+                self._calls.append(call)
+            call.queued = True
             self._changed.notify_all()
-        return 1
+        return Status.PENDING
 
     def _start_thread(self) -> int:
         thread = threading.Thread(target=self._serve, name=f"iocp_loop: {self._name}", daemon=True)
@@ -192,36 +198,49 @@ class Worker:
         return code
 
     def stop(self, address: int) -> None:
-        """`stop` of an operation: ask for the end of its call. Its packet answers, in bounded time."""
-        call = self._proactor.pending[address].keepalive
+        """`stop` of an operation: ask for the end of its call. Over now, or answered by its packet in bounded time."""
+        operation = self._proactor.pending[address]
+        call: _Call = operation.keepalive
+        call.cancelled = True
+        if sys.is_finalizing():
+            # The thread runs no more, perhaps with the lock in its hands.
+            self._abandon(operation)
+            return
         with self._changed:
-            call.cancelled = True
-            waiting = call in self._calls
-            if waiting:
-                self._calls.remove(call)
-            elif self._current is not call:
+            if self._current is call:
+                if not self._start_interrupting(call):
+                    self._interrupt(call)
+                return
+            if call not in self._calls:
                 # The thread has finished it; its packet is there, or will be in a moment.
                 return
-        if waiting:
-            # The thread has not seen it and never will.
-            call.code = Error.OPERATION_ABORTED
-            self._post(call, 0)
-            return
+            self._calls.remove(call)
+        # The thread has not seen it and never will.
+        call.code = Error.OPERATION_ABORTED
+        self._proactor.complete(operation, Status.SUCCESS, 0)
+
+    def _start_interrupting(self, call: _Call) -> bool:
+        """False: no thread is to be had, so that the caller must interrupt it by itself, which is bounded too."""
+        name = f"iocp_loop: interrupting {self._name}"
         try:
-            name = f"iocp_loop: interrupting {self._name}"
             threading.Thread(target=self._interrupt, args=(call,), name=name, daemon=True).start()
         except RuntimeError:
-            # No thread to be had: this one waits, which is bounded too.
-            self._interrupt(call)
+            return False
+        return True
+
+    def _abandon(self, operation: OverlappedEx) -> None:
+        # SAFETY: the kernel may still write into the memory of `self._handle`: kept for ever, as the handle is. The
+        # operation's own memory it never knew.
+        ABANDONED.append(self)
+        self._abandoned = self._ended = True
+        operation.keepalive.code = Error.OPERATION_ABORTED
+        self._proactor.complete(operation, Status.SUCCESS, 0)
 
     def close(self) -> None:
         """End the thread and close the handle. Called when nothing is outstanding."""
-        with self._changed:
-            self._ended = True
-            thread_handle, self._thread_handle = self._thread_handle, 0
-            self._changed.notify_all()
-        if thread_handle:
-            self._kernel.CloseHandle(thread_handle)
+        if sys.is_finalizing():
+            return  # Nobody can be told, and closing could block on a call of the thread's; the process is at its end.
+        self._end_thread()
         if self._abandoned:
             message = (
                 f"a blocking call on {self._name} could not be interrupted in {CANCEL_TIMEOUT_S} s: "
@@ -236,6 +255,14 @@ class Worker:
                 # the transport wrote has been answered for.
                 pass
 
+    def _end_thread(self) -> None:
+        with self._changed:
+            self._ended = True
+            thread_handle, self._thread_handle = self._thread_handle, 0
+            self._changed.notify_all()
+        if thread_handle:
+            self._kernel.CloseHandle(thread_handle)
+
     # -- on the worker's thread --------------------------------------------------------------------------------
 
     def _serve(self) -> None:
@@ -246,6 +273,7 @@ class Worker:
                 if not self._calls:
                     return
                 call = self._current = self._calls.popleft()
+                call.queued = True
             try:
                 code = call.perform(self._handle)
             except MemoryError:
@@ -259,15 +287,7 @@ class Worker:
             # QUIRK(wine): an interrupted ReadConsole says ERROR_INVALID_HANDLE.
             call.code = Error.OPERATION_ABORTED if code and call.cancelled else code
             # SAFETY: the operation stays pending, and its buffer the thread's to fill, until this packet is dequeued.
-            self._post(call, call.finish())
-
-    def _post(self, call: _Call, byte_count: int) -> None:
-        try:
-            self._proactor.port.post(Key.WAIT, call.address, byte_count)
-        except (OSError, ValueError):
-            # The proactor was closed, and did not wait for us to the end: the operation is among its orphans.
-            if not self._proactor.port.closed:
-                raise
+            self._proactor.port.post_surely(Key.WAIT, call.address, call.finish())
 
     # -- on a thread that interrupts ---------------------------------------------------------------------------
 
@@ -288,7 +308,7 @@ class Worker:
             self._abandoned = self._ended = True
             self._current = None
         call.code = Error.OPERATION_ABORTED
-        self._post(call, 0)
+        self._proactor.port.post_surely(Key.WAIT, call.address, 0)
 
 
 # -- verbs -------------------------------------------------------------------------------------------------------
@@ -317,9 +337,9 @@ def receive_buffer(proactor: Proactor, size: int) -> Any:
     return proactor.arena.buffer(size)
 
 
-def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> PlainOperation:
+def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> ThreadOperation:
     """A read into `buffer` (a ctypes char array)."""
-    operation = proactor.arena.operation(PlainOperation, IoType.READ)
+    operation = proactor.arena.operation(ThreadOperation, IoType.READ)
     worker: Worker = endpoint.owner
     operation.endpoint = endpoint
     operation.deliver = _with_status_of_call(deliver)
@@ -330,14 +350,14 @@ def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, 
     return operation
 
 
-def set_receive_buffer(operation: PlainOperation, buffer: Any) -> None:
+def set_receive_buffer(operation: ThreadOperation, buffer: Any) -> None:
     """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
     operation.buffer = buffer
 
 
-def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> PlainOperation:
+def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> ThreadOperation:
     """A write; `set_send_vector` says of what. Its byte count may be less than that: go on from there."""
-    operation = proactor.arena.operation(PlainOperation, IoType.WRITE)
+    operation = proactor.arena.operation(ThreadOperation, IoType.WRITE)
     worker: Worker = endpoint.owner
     operation.endpoint = endpoint
     operation.deliver = _with_status_of_call(deliver)
@@ -346,7 +366,7 @@ def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> 
     return operation
 
 
-def set_send_vector(operation: PlainOperation, chunks: Sequence[bytes], skip: int = 0) -> None:
+def set_send_vector(operation: ThreadOperation, chunks: Sequence[bytes], skip: int = 0) -> None:
     """Let the next submit write `chunks`, without the first `skip` bytes of the first one."""
     operation.buffer = chunks
     operation.args = (operation.address, skip)
@@ -388,7 +408,8 @@ def _with_status_of_call(deliver: Deliver) -> Deliver:
     """A posted packet has no status of its own: take it from the operation's record."""
 
     def deliver_call(operation: OverlappedEx, status: int, byte_count: int) -> None:
-        code = operation.keepalive.code
+        call, operation.keepalive = operation.keepalive, None  # The next submit makes its own.
+        code = 0 if call is None else call.code
         deliver(operation, status_from_winerror(code) if code else status, byte_count)
 
     return deliver_call

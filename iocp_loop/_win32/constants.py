@@ -235,15 +235,8 @@ class FileMode(IntFlag):
     SYNCHRONOUS_IO_NONALERT = 0x20
 
 
-class WaitFlag(IntFlag):
-    """winnt.h: RegisterWaitForSingleObject."""
-
-    EXECUTE_IN_WAIT_THREAD = 0x04
-    EXECUTE_ONLY_ONCE = 0x08
-
-
 class WaitResult(IntEnum):
-    """winbase.h: WaitForSingleObject."""
+    """winbase.h: WaitForSingleObject, WaitForMultipleObjects."""
 
     TIMEOUT = 0x102
     FAILED = 0xFFFF_FFFF
@@ -281,6 +274,7 @@ class Memory(IntFlag):
     RELEASE = 0x8000
 
 
+DUPLICATE_SAME_ACCESS = 0x2  # winnt.h: DuplicateHandle.
 XP1_IFS_HANDLES = 0x0002_0000  # winsock2.h: the provider's sockets are real file-system handles.
 PROTOCOL_INFOW_SIZE = 628  # sizeof(WSAPROTOCOL_INFOW); dwServiceFlags1 is its first DWORD.
 

@@ -94,7 +94,7 @@ def test_doctor_finds_that_the_loop_can_work_here():
         "completion port",
         "extension functions",
         "AFD poll",
-        "waits by thread pool",
+        "waits by thread",
         "inline completions, IPv4",
     ):
         assert re.search(rf"^{name} +yes +in use", output, re.MULTILINE), output

@@ -13,7 +13,7 @@ from iocp_loop import _waits
 from iocp_loop._operation import IoType
 from iocp_loop._win32.constants import Error
 
-from .watched import PATIENCE_S, here, pending, running, turns, until
+from .watched import PATIENCE_S, here, pending, running, turns, until, wait_until
 
 kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
 kernel32.CreateEventW.restype = ctypes.c_void_p
@@ -45,7 +45,7 @@ def event():
 @pytest.fixture(autouse=True)
 def no_wait_left():
     yield
-    assert not _waits._tickets
+    wait_until(lambda: not _waits._waiters, "the threads that wait for handles to end")
 
 
 async def within(future):
@@ -152,12 +152,113 @@ async def test_a_hundred_waits_at_once(event):
 
 
 async def test_a_handle_that_is_none_is_an_error_of_its_wait():
-    """At the seam: what the system answers for a handle that is closed."""
-    here().watched.fail("RegisterWaitForSingleObject", Error.INVALID_HANDLE)
     with pytest.raises(OSError) as caught:
         await within(here().wait_for_handle(0x1234))
     assert caught.value.winerror == Error.INVALID_HANDLE
     assert not pending(IoType.WAIT)
+
+
+@pytest.mark.parametrize("call", ["DuplicateHandle", "CreateEventW"])
+async def test_a_wait_that_cannot_begin_is_an_error_and_leaves_nothing(event, call):
+    here().watched.fail(call, Error.NOT_ENOUGH_MEMORY)
+    with pytest.raises(OSError) as caught:
+        await within(here().wait_for_handle(event.handle))
+    assert caught.value.winerror == Error.NOT_ENOUGH_MEMORY
+    assert not pending(IoType.WAIT)
+    event.set()
+    assert await within(here().wait_for_handle(event.handle)) is True
+
+
+async def test_no_thread_to_be_had_is_an_error_of_the_wait(event, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        waiting = here().wait_for_handle(event.handle)
+    with pytest.raises(OSError) as caught:
+        await within(waiting)
+    assert caught.value.winerror == Error.NOT_ENOUGH_MEMORY
+
+
+async def test_a_packet_that_cannot_be_posted_at_first_comes_all_the_same(event):
+    waiting = here().wait_for_handle(event.handle)
+    here().watched.fail("PostQueuedCompletionStatus", Error.NOT_ENOUGH_MEMORY, times=3)
+    event.set()
+    assert await within(waiting) is True
+
+
+async def test_a_handle_that_is_closed_while_it_is_waited_for_is_waited_for_all_the_same():
+    """The others of its thread are, too: each wait has a handle of its own."""
+    closed, other = Event(), Event()
+    kept = ctypes.c_void_p()
+    process = ctypes.c_void_p(-1)
+    assert kernel32.DuplicateHandle(process, ctypes.c_void_p(closed.handle), process, ctypes.byref(kept), 0, False, 2)
+    waiting, beside = here().wait_for_handle(closed.handle), here().wait_for_handle(other.handle)
+    closed.close()
+    other.set()
+    assert await within(beside) is True
+    assert not waiting.done()
+    assert kernel32.SetEvent(kept)
+    assert await within(waiting) is True
+    kernel32.CloseHandle(kept)
+    other.close()
+
+
+async def test_a_wait_that_breaks_is_an_error_and_the_others_go_on(event):
+    """At the seam: WaitForMultipleObjects fails for one of its handles, which a look at each tells."""
+    broken, kernel = Event(), here().watched
+    waiting, beside = here().wait_for_handle(event.handle), here().wait_for_handle(broken.handle)
+    await until(lambda: kernel.counts["WaitForMultipleObjects"])
+    own = pending(IoType.WAIT)[1].keepalive.own
+
+    def fail_once(function, args):
+        del kernel.faults["WaitForMultipleObjects"]
+        return failed_wait()
+
+    def failed_wait():
+        ctypes.set_last_error(Error.INVALID_HANDLE)
+        return 0xFFFF_FFFF
+
+    def fail_for_one(function, args):
+        return failed_wait() if args[0] == own else function(*args)
+
+    kernel.faults |= {"WaitForMultipleObjects": fail_once, "WaitForSingleObject": fail_for_one}
+    _waits._waiters[0].notify()
+    with pytest.raises(OSError) as caught:
+        await within(beside)
+    assert caught.value.winerror == Error.INVALID_HANDLE
+    assert not waiting.done()
+    event.set()
+    assert await within(waiting) is True
+    broken.close()
+
+
+async def test_waits_that_come_and_go_without_a_pause_do_not_hide_an_event(event):
+    waiting, others = here().wait_for_handle(event.handle), Event()
+    event.set()
+    for _ in range(1000):
+        if waiting.done():
+            break
+        coming = here().wait_for_handle(others.handle)
+        coming.cancel()
+        await asyncio.wait([coming])
+    assert await within(waiting) is True
+    others.close()
+
+
+async def test_an_abandoned_mutex_ends_its_wait(event):
+    kernel32.CreateMutexW.restype = ctypes.c_void_p
+    made = []
+
+    def die_with_it():
+        made.append(kernel32.CreateMutexW(None, True, None))
+
+    owner = threading.Thread(target=die_with_it)
+    owner.start()
+    await asyncio.to_thread(owner.join)
+    assert await within(here().wait_for_handle(made[0])) is True
+    kernel32.CloseHandle(ctypes.c_void_p(made[0]))
 
 
 def test_closing_a_loop_takes_its_waits_back(event, nothing_left):

@@ -228,4 +228,5 @@ def test_every_io_type_says_how_its_call_reports_success():
         "PlainOperation": False,
         "PollOperation": True,
         "PerformedOperation": True,
+        "ThreadOperation": True,
     }
