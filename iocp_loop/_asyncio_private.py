@@ -37,8 +37,11 @@ HOOKS = (
 )
 # Read or set by IocpEventLoop.
 ATTRIBUTES = (
+    "_asyncgen_finalizer_hook",
+    "_asyncgen_firstiter_hook",
     "_check_callback",
     "_check_closed",
+    "_check_running",
     "_check_thread",
     "_clock_resolution",
     "_closed",
@@ -48,6 +51,7 @@ ATTRIBUTES = (
     "_ready",
     "_scheduled",
     "_selector",
+    "_set_coroutine_origin_tracking",
     "_stopping",
     "_thread_id",
     "_timer_cancelled_count",
@@ -72,6 +76,30 @@ if sys.platform == "win32":
         return windows_utils.Popen(*args, **kwargs)
 
 
+def begin_running(loop: Any) -> None:
+    """What BaseEventLoop.run_forever does before its first turn."""
+    loop._set_coroutine_origin_tracking(loop._debug)
+    loop._thread_id = threading.get_ident()
+    sys.set_asyncgen_hooks(firstiter=loop._asyncgen_firstiter_hook, finalizer=loop._asyncgen_finalizer_hook)
+    events._set_running_loop(loop)
+
+
+def end_running(loop: Any, hooks: Any) -> None:
+    """And after its last one: `hooks` are those for asynchronous generators that were there before. Twice is once."""
+    loop._stopping = False
+    loop._thread_id = None
+    events._set_running_loop(None)
+    loop._set_coroutine_origin_tracking(False)
+    sys.set_asyncgen_hooks(*hooks)
+
+
+def forget_stop(ready: Any) -> None:
+    """Of a `run_until_complete` that ended by an exception, drop the callback that would stop the next run."""
+    for handle in tuple(ready):
+        if handle._callback is base_events._run_until_complete_cb:  # type: ignore[attr-defined]
+            handle.cancel()
+
+
 TransportSocket = trsock.TransportSocket
 
 # Server._attach takes the transport from 3.13 on, where close_clients() and abort_clients() need to know it.
@@ -94,6 +122,7 @@ class BaseLoop(asyncio.BaseEventLoop):
 
         def _check_callback(self, callback: Any, method: str) -> None: ...
         def _check_closed(self) -> None: ...
+        def _check_running(self) -> None: ...
         def _check_thread(self) -> None: ...
         def _write_to_self(self) -> None: ...
         async def _ensure_resolved(self, address: Any, **options: Any) -> list[Any]: ...

@@ -28,6 +28,7 @@ class OperationFuture(asyncio.Future[Any]):
         self._convert = convert
         self._cancel_message: Any = None
         self._cancel_requested = False
+        self._outcome: tuple[Any, BaseException | None] | None = None
         operation.deliver = self._deliver
 
     @property
@@ -45,24 +46,28 @@ class OperationFuture(asyncio.Future[Any]):
         self._core.cancel(self._operation)
         return True
 
+    def awaits(self, operation: OverlappedEx) -> bool:
+        """Whether an interrupt has left the result untold, so that it must be delivered again."""
+        return not self.done() and operation is self._operation and not self._core.holds(operation)
+
     def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        try:
-            result, error = self._read(operation, status, byte_count)
-            unwanted = self._cancel_requested or self.done()
-            if unwanted and error is None:
-                _keep_unwanted(operation, result, byte_count)
-            if self.done():
-                return
+        # Kept until it is told: after an interrupt it is delivered again, and must not be read twice.
+        if self._outcome is None:
+            self._outcome = self._read(operation, status, byte_count)
+        result, error = self._outcome
+        unwanted = self._cancel_requested or self.done()
+        if unwanted and error is None:
+            self._outcome = None, _keep_unwanted(operation, result, byte_count)
+        if not self.done():
             if unwanted:
                 super().cancel(self._cancel_message)
             elif error is not None:
                 self.set_exception(error)
             else:
                 self.set_result(result)
-        finally:
-            operation.deliver = undelivered  # Breaks the cycle with this future.
-            self._core.release(operation)
-            self._convert = None  # type: ignore[assignment]
+        operation.deliver = undelivered  # Breaks the cycle with this future.
+        self._outcome = self._convert = None  # type: ignore[assignment]
+        self._core.release(operation)
 
     def _read(self, operation: OverlappedEx, status: int, byte_count: int) -> tuple[Any, BaseException | None]:
         code = _sockets.winerror_of(operation, status)
@@ -99,8 +104,8 @@ def _discard(operation: OverlappedEx) -> None:
         operation.keepalive[1].close()
 
 
-def _keep_unwanted(operation: OverlappedEx, result: Any, byte_count: int) -> None:
-    """A cancelled operation succeeded all the same: nothing may be lost, and nothing left open."""
+def _keep_unwanted(operation: OverlappedEx, result: Any, byte_count: int) -> BaseException:
+    """A cancelled operation succeeded all the same: nothing may be lost, and nothing left open. What it is now."""
     if operation.io_type is IoType.READ:
         operation.endpoint.leftover += bytes(operation.buffer[:byte_count])
     elif operation.io_type is IoType.READ_FROM:
@@ -108,6 +113,7 @@ def _keep_unwanted(operation: OverlappedEx, result: Any, byte_count: int) -> Non
         endpoint.datagrams = [*(endpoint.datagrams or ()), (bytes(operation.buffer[:byte_count]), result[1])]
     elif operation.io_type is IoType.ACCEPT:
         result[0].close()
+    return asyncio.CancelledError()
 
 
 def undelivered(operation: OverlappedEx, _status: int, _byte_count: int) -> None:

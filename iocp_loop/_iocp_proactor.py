@@ -112,9 +112,16 @@ class IocpProactor:
 
     def _submit(self, operation: OverlappedEx, conn: Any, convert: Convert) -> OperationFuture:
         operation.keepalive = (conn, operation.keepalive)
+        return self._submit_plainly(operation, convert)
+
+    def _submit_plainly(self, operation: OverlappedEx, convert: Convert) -> OperationFuture:
         future = OperationFuture(self.core, operation, convert, self._loop)
-        self.core.submit(operation)
-        return future
+        try:
+            self.core.submit(operation)
+            return future
+        except BaseException:
+            future.cancel()  # An interrupt: nobody gets the future, and what it brings is for the next one.
+            raise
 
     def _result(self, value: Any) -> "asyncio.Future[Any]":
         future = ReadyFuture(loop=self._loop)
@@ -312,9 +319,7 @@ class IocpProactor:
             self._waits = _waits.endpoint(self.core)
         milliseconds = timeout_to_ms(timeout)
         operation = _waits.wait_operation(self.core, self._waits, undelivered, int(handle), milliseconds)
-        future = OperationFuture(self.core, operation, _waits.is_signalled, self._loop)
-        self.core.submit(operation)
-        return future
+        return self._submit_plainly(operation, _waits.is_signalled)
 
     # -- what a stdlib loop calls besides ----------------------------------------------------------------------
 

@@ -50,6 +50,11 @@ GATHER_MAX = 64
 ACCEPT_ADDRESS_SIZE = SOCKADDR_MAX + 16
 
 
+# What `Internal` says until the call that submits an operation writes there: no NTSTATUS. (In its lower half; the
+# kernel leaves the upper one as it was.)
+UNSUBMITTED = 0xFFFF_FFFF
+
+
 class IoType(IntEnum):
     """What an operation does; stored in the structure behind its OVERLAPPED."""
 
@@ -141,6 +146,9 @@ class OverlappedEx(ctypes.Structure):
     zero_is_success: ClassVar[bool] = True
     # Whether the answer of `start` is itself the code of a failure (an NTSTATUS), and not the thread's last error.
     answers_status: ClassVar[bool] = False
+    # Whether `start` is a call of the kernel's. If not, it is a function of ours, which may be called again after an
+    # exception: it then finishes what it had begun.
+    in_kernel: ClassVar[bool] = True
 
     type: int
     io_type: IoType
@@ -251,12 +259,10 @@ class PlainOperation(OverlappedEx):
 
 
 class ThreadOperation(OverlappedEx):
-    """What a thread of ours does: a wait for a handle, a call that blocks. The kernel never sees it.
-
-    Its thread posts its packet. `start` may be called again after an exception; it then finishes what it had begun.
-    """
+    """What a thread of ours does: a wait for a handle, a call that blocks. Its thread posts its packet."""
 
     answers_status: ClassVar[bool] = True
+    in_kernel: ClassVar[bool] = False
     __slots__ = ()
 
 
@@ -280,6 +286,7 @@ class PerformedOperation(OverlappedEx):
     """
 
     answers_status: ClassVar[bool] = True
+    in_kernel: ClassVar[bool] = False
     _fields_ = [("flags", DWORD)]
     __slots__ = ("perform", "progress", "target")
 

@@ -13,6 +13,7 @@ import ctypes
 import math
 import threading
 import time
+import weakref
 from typing import Any, NamedTuple
 
 from ._win32.constants import INFINITE, INVALID_HANDLE_VALUE, TIMEOUT_MAX_MS, Error
@@ -59,22 +60,32 @@ def timeout_to_ms(seconds: float | None) -> int:
 
 
 class _Batch:
-    """What one wait call needs: an array the kernel fills, and the prepared arguments that point at it."""
+    """What one thread waits with: an array the kernel fills, and the prepared arguments that point at it.
+
+    Attributes:
+        thread: whose it is.
+        waiting: the kernel may fill the array; cleared when the wait is over.
+    """
 
     __slots__ = (
+        "__weakref__",
         "_entries",
         "_removed",
         "keys",
         "memory",
         "removed_view",
         "start",
+        "thread",
         "timeout",
+        "waiting",
         "with_timeout",
         "without_timeout",
         "zero_timeout",
     )
 
     def __init__(self, handle: int) -> None:
+        self.thread = threading.get_ident()
+        self.waiting = False
         self._entries = (OVERLAPPED_ENTRY * PACKETS_MAX)()
         self._removed = ULONG()
         self.memory = memoryview(self._entries).cast("B")
@@ -115,8 +126,8 @@ class CompletionPort:
         self._kernel: Kernel = Win32Kernel() if kernel is None else kernel
         self._closing = False
         self._lock = threading.Lock()
-        self._batches: list[_Batch] = []  # all that were ever made
-        self._idle: list[_Batch] = []  # those no thread is waiting with; append and pop are atomic
+        self._own = threading.local()  # `batch`: what this thread waits with
+        self._batches: list[weakref.ref[_Batch]] = []  # of all threads that live
         self._rescued: list[tuple[int, int, int, int]] = []
         self._wait = self._kernel.GetQueuedCompletionStatusEx
         self._handle = 0
@@ -198,11 +209,12 @@ class CompletionPort:
         if self._rescued:
             return self._take_rescued(packets_max)
         try:
-            batch = self._idle.pop()
-        except IndexError:
+            batch = self._own.batch
+        except AttributeError:
             batch = self._new_batch()
         batch.keys[0] = _CLOSE_KEY  # Until the kernel has written an entry.
         try:
+            batch.waiting = True
             if self._closing:
                 # Asked only now that this thread counts as waiting: close() either wakes it, or was seen here. Asked
                 # before, a close() in between would leave us waiting on a handle that is somebody else's by now.
@@ -217,21 +229,20 @@ class CompletionPort:
                 batch.timeout.value = timeout_ms
                 arguments = batch.with_timeout
             if not self._wait(*arguments):
-                return self._explain_no_packets()
+                return self._explain_no_packets(batch)
+            batch.waiting = False
             count = batch.removed_view[0]
             if count == 1:
                 # Half of all waits on a quiet port; a slice and an iterator would cost four times as much.
                 packets = [_unpack_one(batch.memory)]
             else:
                 packets = list(_unpack_all(batch.memory[: count * _ENTRY_SIZE]))
+            return self._without_close_packets(packets) if self._closing else packets
         except BaseException:
+            # No `finally`: an interrupt may come in there, after the packets were read and before they are handed out.
+            batch.waiting = False
             self._rescue(batch)
             raise
-        finally:
-            self._idle.append(batch)
-        if self._closing:
-            return self._without_close_packets(packets)
-        return packets
 
     def _rescue(self, batch: _Batch) -> None:
         # A signal wakes a waiting main thread with a packet, and its handler may raise KeyboardInterrupt before the
@@ -250,11 +261,14 @@ class CompletionPort:
 
     def _new_batch(self) -> _Batch:
         batch = _Batch(self._handle)
-        self._batches.append(batch)
+        # Appending, removing and copying are atomic: no lock is needed. The callback takes away an ended thread's.
+        self._batches.append(weakref.ref(batch, self._batches.remove))
+        self._own.batch = batch
         return batch
 
-    def _explain_no_packets(self) -> tuple[()]:
+    def _explain_no_packets(self, batch: _Batch) -> tuple[()]:
         code = self._kernel.last_error()
+        batch.waiting = False
         if self._closing:
             self._check_open()
         if code == Error.WAIT_TIMEOUT:
@@ -315,14 +329,19 @@ class CompletionPort:
             self._closing = True
         # QUIRK(wine): Wine 8 leaves a thread waiting for ever on a port that was closed under it, so each waiter is
         # woken by a packet of its own before the handle goes.
-        waiting = len(self._batches) - len(self._idle)
-        for _ in range(waiting):
+        for _ in range(self._count_waiting()):
             self._kernel.PostQueuedCompletionStatus(self._handle, 0, _CLOSE_KEY, 0)
         deadline = time.monotonic() + _CLOSE_WAIT_S
-        while len(self._idle) < len(self._batches) and time.monotonic() < deadline:
+        while self._count_waiting() and time.monotonic() < deadline:
             time.sleep(0.001)
         handle, self._handle = self._handle, 0
         self._kernel.CloseHandle(handle)
+
+    def _count_waiting(self) -> int:
+        # This thread does not wait, whatever an interrupt in the middle of its last wait has left behind.
+        here = threading.get_ident()
+        batches = [known() for known in tuple(self._batches)]
+        return sum(batch is not None and batch.waiting and batch.thread != here for batch in batches)
 
     def _check_open(self) -> None:
         if self._closing:

@@ -25,6 +25,7 @@ from typing import Any
 
 from ._arena import Arena, default_arena
 from ._endpoint import Endpoint, Key
+from ._interrupted import InterruptedSubmits
 from ._operation import (
     CANCELLING,
     IDLE,
@@ -32,6 +33,7 @@ from ._operation import (
     ORPHANS,
     PENDING,
     SETTLED,
+    UNSUBMITTED,
     LifetimeError,
     OverlappedEx,
     keep_for_ever,
@@ -82,12 +84,12 @@ class Proactor:
         self.endpoints: dict[int, Endpoint] = {}
         self._by_handle: dict[int, Endpoint] = {}
         self.settled: deque[Settled] = deque()
-        self.counts: dict[int, int] = {}  # operations submitted, by IoType; kept only while `count` is on
-        self._counting = False
+        self._interrupted = InterruptedSubmits(self)
+        self.counts: dict[int, int] = {}  # operations submitted, by IoType; see `count_operations`
         # Told of a packet that names no operation of ours. Not raised here: the rest of its batch must be settled.
         self.on_stray: Callable[[LifetimeError], object] = _print_stray
         # Called once, before the next wait: where sockets are polled again, with all that changed during the turn.
-        self.before_wait: Callable[[], None] | None = None
+        self.before_wait: list[Callable[[], None]] = []
         self.readiness: Any = None  # made by `_readiness.of` when first needed
         self._wait = self.port.wait_raw
         self._last_error = self.kernel.last_error
@@ -140,12 +142,19 @@ class Proactor:
         """
         if endpoint.closing:
             return
-        endpoint.closing = True
-        endpoint.on_closed = on_closed
-        if endpoint.operations:
-            self.cancel_all(endpoint)
-        else:
-            self._finish_close(endpoint)
+        try:
+            endpoint.on_closed = on_closed
+            endpoint.closing = True
+            if endpoint.operations:
+                self.cancel_all(endpoint)
+            else:
+                self._finish_close(endpoint)
+        except BaseException:
+            # An interrupt in the middle: asked twice is once, and not asked is never.
+            if endpoint.closing:
+                self.cancel_all(endpoint)
+                self._finish_close_if_last(endpoint)
+            raise
 
     def cancel_all(self, endpoint: Endpoint) -> None:
         """Ask for the end of every operation outstanding on an endpoint. Their packets answer, each for itself."""
@@ -169,8 +178,15 @@ class Proactor:
         self._strike_off(endpoint)
 
     def _finish_close(self, endpoint: Endpoint) -> None:
-        if not self._strike_off(endpoint):
-            return  # Another thread saw the count reach zero first.
+        try:
+            if self._strike_off(endpoint):  # Otherwise another thread saw the count reach zero first.
+                self._close_handle(endpoint)
+        except BaseException:
+            if endpoint.key not in self.endpoints:
+                self._close_handle(endpoint)  # An interrupt: half of it was done, and nobody comes here again.
+            raise
+
+    def _close_handle(self, endpoint: Endpoint) -> None:
         # SAFETY: no operation is outstanding, so the handle's value may be used again by the next open().
         if endpoint.owner is not None:
             try:
@@ -181,8 +197,7 @@ class Proactor:
                 pass
             endpoint.owner = None
         if endpoint.on_closed is not None:
-            on_closed, endpoint.on_closed = endpoint.on_closed, None
-            on_closed()
+            endpoint.on_closed = endpoint.on_closed()  # None: it is told once.
 
     def _strike_off(self, endpoint: Endpoint) -> bool:
         # The handle's value may be a newer endpoint's by now.
@@ -205,38 +220,48 @@ class Proactor:
         Raises:
             LifetimeError: the operation is in the kernel's hands already, or was released.
             OSError: its endpoint is closing.
+            KeyboardInterrupt: whatever a signal handler or another interrupt raises in the middle. Then `holds` says
+                whether the operation was submitted all the same, so that its result will come.
         """
         endpoint = operation.endpoint
-        state = operation.state
-        if state is not SETTLED and state is not IDLE:
-            raise LifetimeError(f"{operation!r} was submitted while {state.value}")
+        if operation.state is not SETTLED and operation.state is not IDLE:
+            raise LifetimeError(f"{operation!r} was submitted while {operation.state.value}")
         if endpoint.closing:
             raise os_error(Error.OPERATION_ABORTED, operation.io_type.name, endpoint.subject, "it is closing")
-        if self._counting:
-            self.counts[operation.type] = self.counts.get(operation.type, 0) + 1
-        # SAFETY: the kernel may write into operation and what it points to until it is settled; this reference, and
-        # no other, keeps it alive. Both tables are written before the call: another thread that waits on the port
-        # may dequeue the packet before the call has returned.
-        self.pending[operation.address] = operation
-        endpoint.operations.append(operation)
-        operation.state = PENDING
-        answer = operation.start(*operation.args)
-        if (answer == 0) is operation.zero_is_success:
-            if endpoint.skips_port:
-                # SAFETY: finished, and no packet will come: it is ours again.
-                self._take_back(operation, 0, operation.InternalHigh)
-            # Otherwise the packet comes although the call is over: the kernel keeps the memory until then.
-            return True
-        if operation.answers_status:
-            if answer != Status.PENDING:
-                # SAFETY: refused, no packet will come: it is ours again.
-                self._take_back(operation, answer, 0)
+        operation.Internal = UNSUBMITTED
+        try:
+            # SAFETY: the kernel may write into operation and what it points to until it is settled; this reference, and
+            # no other, keeps it alive. Both tables are written before the call: another thread that waits on the port
+            # may dequeue the packet before the call has returned.
+            operation.state = PENDING
+            self.pending[operation.address] = operation
+            endpoint.operations.append(operation)
+            answer = operation.start(*operation.args)
+            if (answer == 0) is operation.zero_is_success:
+                if endpoint.skips_port:
+                    # SAFETY: finished, and no packet will come: it is ours again.
+                    self._take_back(operation, 0, operation.InternalHigh)
+                # Otherwise the packet comes although the call is over: the kernel keeps the memory until then.
+                return True
+            if operation.answers_status:
+                if answer != Status.PENDING:
+                    # SAFETY: refused, no packet will come: it is ours again.
+                    self._take_back(operation, answer, 0)
+                return False
+            code = self._last_error()
+            if code != _IO_PENDING and (endpoint.skips_port or code not in _WARNINGS):
+                # SAFETY: never queued, no packet will come: it is ours again.
+                self._take_back(operation, status_from_winerror(code), 0)
             return False
-        code = self._last_error()
-        if code != _IO_PENDING and (endpoint.skips_port or code not in _WARNINGS):
-            # SAFETY: never queued, no packet will come: it is ours again.
-            self._take_back(operation, status_from_winerror(code), 0)
-        return False
+        except BaseException as exc:
+            self._interrupted.note(operation, exc)
+            if not isinstance(exc, MemoryError):
+                raise
+            return False
+
+    def holds(self, operation: OverlappedEx) -> bool:
+        """Whether a result of the operation is still to come: it is pending, or settled and waits to be delivered."""
+        return operation.pending or any(entry[0] is operation for entry in self.settled)
 
     def complete(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         """Settle a pending operation that the kernel never saw: one of ours that was performed, or given up."""
@@ -255,15 +280,23 @@ class Proactor:
         """
         if operation.state is not PENDING:
             return
-        operation.state = CANCELLING
-        endpoint = operation.endpoint
-        if operation.stop is not None:
-            operation.stop()
+        if operation in self._interrupted:
+            # Whether there is anything to cancel is not known yet; whoever finds out cancels it.
+            operation.state = CANCELLING
             return
-        if not self.kernel.CancelIoEx(endpoint.handle, operation.address):
-            self._check_cancel(endpoint)
-        if self._forgets_cancels:
-            self._ask_again(operation)
+        try:
+            operation.state = CANCELLING
+            if operation.stop is not None:
+                operation.stop()
+                return
+            if not self.kernel.CancelIoEx(operation.endpoint.handle, operation.address):
+                self._check_cancel(operation.endpoint)
+            if self._forgets_cancels:
+                self._ask_again(operation)
+        except BaseException:
+            if operation.state is CANCELLING:
+                operation.state = PENDING  # It may not have been asked; then whoever asks next does it.
+            raise
 
     def _ask_again(self, operation: OverlappedEx) -> None:
         # QUIRK(wine): a cancel that meets a TransmitFile or a send while it makes progress is forgotten, or answered
@@ -281,11 +314,21 @@ class Proactor:
             raise os_error(code, "CancelIoEx", endpoint.subject)
 
     def _take_back(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        del self.pending[operation.address]
-        operation.state = SETTLED
         endpoint = operation.endpoint
-        endpoint.operations.remove(operation)
-        self.settled.append((operation, status, byte_count))
+        try:
+            del self.pending[operation.address]
+            operation.state = SETTLED
+            endpoint.operations.remove(operation)
+            self.settled.append((operation, status, byte_count))
+        except BaseException:
+            # An interrupt between two of them: none may be left out.
+            self._interrupted.take_back(operation, status, byte_count)
+            self._finish_close_if_last(endpoint)
+            raise
+        if endpoint.closing and not endpoint.operations:
+            self._finish_close(endpoint)
+
+    def _finish_close_if_last(self, endpoint: Endpoint) -> None:
         if endpoint.closing and not endpoint.operations:
             self._finish_close(endpoint)
 
@@ -301,9 +344,8 @@ class Proactor:
             `settled`: the caller takes entries from its left and delivers them. What it leaves there is returned by
             the next call.
         """
-        if self.before_wait is not None:
-            before_wait, self.before_wait = self.before_wait, None
-            before_wait()
+        if self.before_wait:
+            self._prepare_wait()
         settled = self.settled
         if settled:
             # Served without a kernel call, but not for ever: a fast peer must not hide the others.
@@ -315,17 +357,24 @@ class Proactor:
         self.poll(timeout_to_ms(timeout))
         return settled
 
-    def poll(self, timeout_ms: int) -> None:
-        """Wait for one batch of packets and settle their operations into `settled`. Runs no user code."""
-        packets = self._wait(timeout_ms)
+    def _prepare_wait(self) -> None:
+        for callback in tuple(self.before_wait):
+            callback()  # It may ask for another call, before the next wait.
+            self.before_wait.remove(callback)  # An interrupt before: it is called again.
+
+    def poll(self, timeout_ms: int) -> Any:
+        """Wait for one batch of packets and settle their operations into `settled`; returns them. Runs no user code."""
+        packets: Any = ()
         try:
+            packets = self._wait(timeout_ms)
             self.settle(packets, self.settled.append)
         except BaseException:
             # KeyboardInterrupt, from between two of them: the next wait hands out the rest, and wake-ups again.
             self.port.hand_back([packet for packet in packets if not packet[1] or packet[1] in self.pending])
             raise
+        return packets
 
-    def settle(self, packets: Iterable[tuple[int, int, int, int]], take: Callable[[Settled], object]) -> None:
+    def settle(self, packets: Iterable[tuple[int, int, int, int]], take: Callable[[Settled], None]) -> None:
         """Take back the operations that packets name, and hand each with its result to `take`.
 
         For programs whose threads wait on the port themselves instead of one calling `select`. Endpoints must be
@@ -333,18 +382,29 @@ class Proactor:
         at once has no packet: its operation is in `settled` when `submit` has returned.
         """
         pop = self.pending.pop
-        for key, address, status, byte_count in packets:
-            operation = pop(address, None)
-            if operation is None:
-                self._unclaimed(key, address)
-                continue
-            # SAFETY: its packet was dequeued; the memory is ours again.
-            operation.state = SETTLED
-            endpoint = operation.endpoint
-            endpoint.operations.remove(operation)
-            take((operation, status, byte_count))
-            if endpoint.closing and not endpoint.operations:
-                self._finish_close(endpoint)
+        operation: OverlappedEx | None
+        endpoint: Endpoint | None
+        operation = endpoint = None
+        try:
+            for key, address, status, byte_count in packets:
+                operation = pop(address, None)
+                if operation is None:
+                    self._unclaimed(key, address)
+                    continue
+                # SAFETY: its packet was dequeued; the memory is ours again.
+                operation.state = SETTLED
+                endpoint = operation.endpoint
+                endpoint.operations.remove(operation)
+                # None again, in the same step: an interrupt finds it ours or theirs, and never in between.
+                operation = take((operation, status, byte_count))  # type: ignore[func-returns-value]
+                if endpoint.closing and not endpoint.operations:
+                    self._finish_close(endpoint)
+        except BaseException:
+            if operation is not None:
+                self._interrupted.keep(operation)
+            elif endpoint is not None:
+                self._finish_close_if_last(endpoint)
+            raise
 
     def _unclaimed(self, key: int, address: int) -> None:
         if key == Key.WAKE:
@@ -388,10 +448,13 @@ class Proactor:
             return []
         for endpoint in list(self.endpoints.values()):
             self.close_endpoint(endpoint)
+            if endpoint.operations:
+                self.cancel_all(endpoint)  # Once more, of one that was closed before: an interrupt may have been there.
         deadline = time.monotonic() + timeout
         while self.pending:
+            self._interrupted.settle()
             remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            if remaining <= 0 or not self.pending:
                 break
             self.poll(timeout_to_ms(remaining))
         stuck = list(self.pending.values())
@@ -407,8 +470,14 @@ class Proactor:
 
     def count_operations(self) -> dict[int, int]:
         """Begin to count submitted operations by `IoType`; returns the live table."""
-        self._counting = True
-        return self.counts
+        submit, counts = self.submit, self.counts
+
+        def submit_counted(operation: OverlappedEx) -> bool:
+            counts[operation.type] = counts.get(operation.type, 0) + 1
+            return submit(operation)
+
+        self.submit = submit_counted  # type: ignore[method-assign]  # The hot path has no branch for it.
+        return counts
 
     def release(self, operation: OverlappedEx) -> None:
         """Give an operation's memory back to the arena. Raises LifetimeError if the kernel owns it."""

@@ -216,7 +216,7 @@ def probe_wait_accuracy() -> Finding:
     return Finding(taken < 0.003, f"a wait of 1 ms took {taken * 1000:.2f} ms")
 
 
-def _median_duration(action: Callable[[], None]) -> float:
+def _median_duration(action: Callable[[], object]) -> float:
     durations = []
     for _ in range(_WAITS_MEASURED):
         started = time.perf_counter()

@@ -229,27 +229,41 @@ class Readiness:
         if not watch.changed:
             watch.changed = True
             self._changed.append(watch)
-            self._proactor.before_wait = self._apply_changes
+            if len(self._changed) == 1:
+                self._proactor.before_wait.append(self._apply_changes)
 
     def _apply_changes(self) -> None:
         """Before a wait: let the kernel know the net effect of the turn."""
         changed, self._changed = self._changed, []
-        for watch in changed:
-            watch.changed = False
-            if watch.polling:
-                if not watch.registrations or not all(each.covered for each in watch.registrations):
-                    # Its packet comes back to _on_polled, and the change is noted again. If it was on its way already,
-                    # so much the better.
-                    self._proactor.cancel(watch.operation)
-            elif watch.registrations:
-                watch.leaving = False
-                self._poll(watch)
-            elif watch.leaving:
-                self._drop(watch)
-            else:
-                # Who has just been told often leaves, deals with it, and is back in the next turn.
-                watch.leaving = True
-                self._note_change(watch)
+        watch = None
+        try:
+            for watch in changed:
+                watch.changed = False
+                self._apply_change(watch)
+        except BaseException:
+            # An interrupt: what it kept from being done is still to be done.
+            for each in changed:
+                if each is watch:
+                    self._note_change(each)
+                elif each.changed:
+                    self._changed.append(each)
+            raise
+
+    def _apply_change(self, watch: _Watch) -> None:
+        if watch.polling:
+            if not watch.registrations or not all(each.covered for each in watch.registrations):
+                # Its packet comes back to _on_polled, and the change is noted again. If it was on its way already,
+                # so much the better.
+                self._proactor.cancel(watch.operation)
+        elif watch.registrations:
+            watch.leaving = False
+            self._poll(watch)
+        elif watch.leaving:
+            self._drop(watch)
+        else:
+            # Who has just been told often leaves, deals with it, and is back in the next turn.
+            watch.leaving = True
+            self._note_change(watch)
 
     def _poll(self, watch: _Watch) -> None:
         conditions = 0

@@ -86,6 +86,20 @@ class SchedulingLoop(private.BaseLoop):
         self._ready.append(handle)
         return handle
 
+    def _finish_call_soon(self, exc: BaseException) -> None:
+        """Where an interrupt came in the middle of `call_soon`, do what is left of it.
+
+        Who called it cannot: it may be a future that wakes a task, which has forgotten its callbacks by now.
+        """
+        trace = exc.__traceback__
+        while trace is not None:
+            frame, trace = trace.tb_frame, trace.tb_next
+            asked = frame.f_locals
+            if frame.f_code is _CALL_SOON and asked["self"] is self and not self._closed:
+                if (handle := asked.get("handle")) is None or handle not in self._ready:
+                    self.call_soon(asked["callback"], *asked["args"], context=asked["context"])
+                return
+
     def call_soon_threadsafe(
         self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
     ) -> Any:
@@ -196,3 +210,6 @@ def _without_own_frame(handle: Any) -> Any:
     if handle._source_traceback:
         del handle._source_traceback[-1]
     return handle
+
+
+_CALL_SOON = SchedulingLoop.call_soon.__code__

@@ -16,7 +16,9 @@ than the delivery of a message; its semantics are asyncio's, and the contract te
 
 import asyncio
 import contextvars
+import sys
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _asyncio_private as private
@@ -46,7 +48,7 @@ class TurningLoop(SchedulingLoop):
         self.proactor.on_stray = self._on_stray
         self._outstanding = self.proactor.pending
         self._selector = self.proactor
-        self._signals = SignalWakeup(self.proactor)
+        self._signals = SignalWakeup(self.proactor, self._call_first)
         self.turn = 0  # which one this is: a writer gathers what is written after the first time in it
         self.corked: deque[Writer] = deque()  # those that have something to send at the end of the turn
         self.callbacks = self._ready  # those that are to run
@@ -56,11 +58,33 @@ class TurningLoop(SchedulingLoop):
     def run_forever(self) -> None:
         """Run until `stop` is called; signals wake the loop while it runs in the main thread."""
         self._check_closed()
-        self._signals.install()
+        self._check_running()
+        hooks = sys.get_asyncgen_hooks()
         try:
-            super().run_forever()
+            self._signals.install()
+            private.begin_running(self)
+            while True:
+                self._run_once()
+                if self._stopping:
+                    break
+            self._end_running(hooks)
+        except BaseException as exc:
+            # Not in a `finally`: an interrupt may come in the middle of the end as well. Twice is once.
+            self._end_running(hooks)
+            self._finish_call_soon(exc)
+            private.forget_stop(self._ready)
+            if isinstance(exc, KeyboardInterrupt):
+                self._signals.interrupted = False  # Told by this one.
+            raise
         finally:
-            self._signals.uninstall()
+            self._signals.deliver_interrupt()  # One that has not had its turn.
+
+    def _end_running(self, hooks: Any) -> None:
+        private.end_running(self, hooks)
+        self._signals.uninstall()
+
+    def _call_first(self, callback: Callable[[], None]) -> None:
+        self._ready.appendleft(asyncio.Handle(callback, (), self, contextvars.Context()))
 
     def _run_once(self) -> None:
         self.turn += 1
@@ -101,18 +125,17 @@ class TurningLoop(SchedulingLoop):
     def _end_turn(self, receives: int) -> None:
         """Send what writers have gathered; then the first `receives` of those that waited for that are submitted."""
         self.uncork()
-        reader: Any
-        take = self.unarmed.popleft
+        unarmed = self.unarmed
         for _ in range(receives):
-            reader = take()
             try:
-                reader.arm()
+                # Taken out when it is done: a KeyboardInterrupt leaves it for the next turn.
+                unarmed[0].arm()
+                unarmed.popleft()
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
                 # A bug of ours; as wherever a receive is submitted, it concerns one connection and not the loop.
-                self._report_arming(reader, exc)
-        reader = None  # As in `_run_first`.
+                self._report_arming(unarmed.popleft(), exc)
 
     def _report_arming(self, reader: "Reader", exc: BaseException) -> None:
         message = f"Exception in callback: submitting the next receive of {reader.transport!r}"
@@ -121,47 +144,50 @@ class TurningLoop(SchedulingLoop):
     def _needs_no_look(self) -> bool:
         # No operation is outstanding but the one that signals wake the loop by, and their handlers the interpreter runs
         # by itself. What another thread posts says that something is queued, which is known.
-        return self.proactor.before_wait is None and self.turn % TURNS_WITHOUT_LOOK_MAX != 0
+        return not self.proactor.before_wait and self.turn % TURNS_WITHOUT_LOOK_MAX != 0
 
     def uncork(self) -> None:
         """Send what writers have gathered during the turn."""
         corked = self.corked
-        writer: Any
         for _ in range(len(corked)):
-            # Taken out when it is done: a KeyboardInterrupt leaves it for the next turn.
-            writer = corked[0]
             try:
-                writer.uncork()
+                # Taken out when it is done, as in `_end_turn`.
+                corked[0].uncork()
+                corked.popleft()
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
                 # A bug of ours, or of a socket that is not Python's: it concerns one connection and not the loop.
-                writer.transport.fatal_error(exc, "Fatal write error on transport")
-            corked.popleft()
-        writer = None  # As in `_run_first`.
+                corked.popleft().transport.fatal_error(exc, "Fatal write error on transport")
 
     def _run_first(self, handles: deque[Any], count: int) -> None:
         run: Any = self._run_timed if self._debug else private.replaced_run()
-        handle: Any = None
+        handle: Any
+        begun: Any
+        handle = begun = None
         take = handles.popleft
         for _ in range(count):
-            handle = take()
-            if handle._cancelled:
-                continue
-            kind = handle.__class__
-            if run is not None:
-                run(handle)
-            elif kind is _Handle or kind is _TimerHandle:
-                try:
-                    handle._context.run(handle._callback, *handle._args)
-                except (SystemExit, KeyboardInterrupt):
-                    raise
-                except BaseException as exc:
-                    private.report_callback(self, handle, exc)
-            else:
-                # Made in debug mode, by another thread, or by a program with handles of its own.
-                handle._run()
-        handle = None  # Of a callback that raised, the traceback holds this frame: nothing may live on with it.
+            # The `try` stands before anything is taken: CPython protects the line of no `try` by the one around it.
+            try:
+                handle = take()
+                if handle._cancelled:
+                    continue
+                kind = handle.__class__
+                if run is not None:
+                    run(begun := handle)
+                elif kind is _Handle or kind is _TimerHandle:
+                    (begun := handle)._context.run(handle._callback, *handle._args)
+                else:
+                    # Made in debug mode, by another thread, or by a program with handles of its own.
+                    (begun := handle)._run()
+            except (SystemExit, KeyboardInterrupt):
+                # An interrupt before it began, or in one of ours that goes on where it was: it is still the next one.
+                if handle is not begun or (handle is not None and getattr(handle._callback, "repeatable", False)):
+                    handles.appendleft(handle)
+                raise
+            except BaseException as exc:
+                private.report_callback(self, handle, exc)
+        handle = begun = None  # Of a callback that raised, the traceback holds this frame: nothing may live on with it.
 
     def _run_timed(self, handle: asyncio.Handle) -> None:
         """Debug mode: say which callback took long."""
@@ -188,22 +214,27 @@ class TurningLoop(SchedulingLoop):
             self._process_events_slowly(settled)
             return
         operation: Any
+        begun: Any
         context: Any
+        operation = begun = None
         take = settled.popleft
         # Only what is there now: what user code adds by inline completions waits for the next turn.
         for _ in range(len(settled)):
-            operation, status, byte_count = take()
             try:
+                operation, status, byte_count = take()
                 context = operation.context
                 if context is None:
-                    operation.deliver(operation, status, byte_count)
+                    (begun := operation).deliver(operation, status, byte_count)
                 else:
-                    context.run(operation.deliver, operation, status, byte_count)
+                    context.run((begun := operation).deliver, operation, status, byte_count)
             except (SystemExit, KeyboardInterrupt):
+                # An interrupt, and its sink knows nothing of it: it is still the next one.
+                if operation is not None and (operation is not begun or _is_undelivered(operation)):
+                    settled.appendleft((operation, status, byte_count))
                 raise
             except BaseException as exc:
                 self._report_delivery(operation, exc)
-        operation = context = None  # As in `_run_first`.
+        operation = begun = context = None  # As in `_run_first`.
 
     def _process_events_slowly(self, settled: deque[Settled]) -> None:
         """Debug mode: one by one, each timed, because no Handle does it for a directly delivered callback."""
@@ -243,3 +274,9 @@ class TurningLoop(SchedulingLoop):
 
     def _on_stray(self, error: LifetimeError) -> None:
         self.call_exception_handler({"message": str(error), "exception": error})
+
+
+def _is_undelivered(operation: OverlappedEx) -> bool:
+    """Whether an interrupt has ended a delivery before its sink had taken the result."""
+    sink: Any = getattr(operation.deliver, "__self__", None)
+    return hasattr(sink, "awaits") and bool(sink.awaits(operation))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _asyncio_private as private
 from .._endpoint import Endpoint
+from ._repeatable import repeatable
 
 if TYPE_CHECKING:
     from .._loop import IocpEventLoop
@@ -154,11 +155,14 @@ class EndpointTransport(asyncio.Transport):
         if self._is_overdue:
             self.loop.call_soon(self._call_connection_lost, context=self.context)
 
+    @repeatable
     def _call_connection_lost(self) -> None:
         if self._endpoint.operations:
             # The packet of a cancelled operation is still on its way; _on_closed will call again.
             self._is_overdue = True
             return
+        if self._handle is None:
+            return  # Asked for twice, where an interrupt came between asking and closing.
         exc, self._exception = self._exception, None
         try:
             self._protocol.connection_lost(exc)

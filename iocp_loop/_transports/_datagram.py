@@ -26,6 +26,7 @@ from .._win32.constants import WsaError
 from ._base import EndpointTransport
 from ._flow import FlowControl
 from ._reader import ignore
+from ._repeatable import repeatable
 
 if TYPE_CHECKING:
     from .._loop import IocpEventLoop
@@ -109,15 +110,17 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
 
     # -- receiving ---------------------------------------------------------------------------------------------
 
+    @repeatable
     def _begin_receiving(self) -> None:
         self.loop.call_soon(self._receive_first, context=self.context)
 
+    @repeatable
     def _receive_first(self) -> None:
         # First what a cancelled sock_recvfrom() on the same socket has left. One by one: each may raise.
-        kept, self._endpoint.datagrams = self._endpoint.datagrams, None
-        for data, sender in kept or ():
-            self.loop.call_soon(self._deliver_kept, data, sender, context=self.context)
-        self._arm()
+        while kept := self._endpoint.datagrams:
+            self.loop.call_soon(self._deliver_kept, *kept[0], context=self.context)
+            self._endpoint.datagrams = kept[1:]
+        self._arm_again()
 
     def _deliver_kept(self, data: bytes, sender: Any) -> None:
         if not self._closing:
@@ -139,10 +142,20 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         except Exception as exc:
             self._arm_later(exc)
 
+    @repeatable
+    def _arm_again(self) -> None:
+        """To receive, unless it does so already: after a pause or an interrupt."""
+        if self._receive is None or not self._proactor.holds(self._receive):
+            self._arm()
+
     def _arm_later(self, exc: Exception) -> None:
         """No memory, say: it is reported, and reception goes on after a while."""
         self._report("The next datagram cannot be received; trying again soon", exc)
-        self.loop.call_later(_RETRY_DELAY_S, self._arm)
+        self.loop.call_later(_RETRY_DELAY_S, self._arm_again)
+
+    def awaits(self, operation: OverlappedEx) -> bool:
+        """Whether a delivery has ended before its operation was submitted again, or let go."""
+        return operation in (self._receive, self._sending) and not self._closing and not self._proactor.holds(operation)
 
     def _on_received(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         if self._closing:
@@ -156,14 +169,19 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         if status:
             self._on_receive_error(_sockets.error_of(operation, status))
             return
-        self._errors_in_a_row = 0
+        told = None
         try:
-            self._protocol.datagram_received(data, sender if sender is not None else self._address)
+            self._errors_in_a_row = 0
+            (told := self._protocol).datagram_received(data, sender if sender is not None else self._address)
             if self._burst:
                 self._receive_burst(operation.buffer)
-        finally:
-            # Also after an exception in the protocol: it is reported, and reception goes on.
             self._arm()
+        except BaseException:
+            # Also after an exception in the protocol: it is reported, and reception goes on. Where an interrupt came
+            # before the protocol was called, the loop delivers again.
+            if told is not None and self.awaits(operation):
+                self._arm()
+            raise
 
     def _receive_burst(self, buffer: Any) -> None:
         """The last receive was served at once: datagrams are queueing up. Take them by the socket's own call.
@@ -197,7 +215,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             if code in _RECOVERABLE and self._errors_in_a_row <= _ERRORS_IN_A_ROW_MAX:
                 self._arm()
             else:
-                self.loop.call_later(_RETRY_DELAY_S, self._arm)
+                self.loop.call_later(_RETRY_DELAY_S, self._arm_again)
 
     def _tell_error(self, error: OSError) -> None:
         """Tell the protocol. What it raises is reported here: neither reception nor the queue may stop for it."""
@@ -265,19 +283,23 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         return head
 
     def _on_sent(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
-        self._sending = None
-        self._proactor.release(operation)
-        if not self._queue:
-            # Aborted meanwhile: what was queued is forgotten.
-            return
-        self._take_head()
         try:
+            self._sending = None
+            self._proactor.release(operation)
+            if not self._queue:
+                # Aborted meanwhile: what was queued is forgotten.
+                return
+            self._take_head()
             if status:
                 self._tell_error(_sockets.error_of(operation, status))
-        finally:
-            # Also when the protocol ends the loop's run: what waits goes out in the next one.
             self._drain()
+        except BaseException:
+            # The protocol ends the loop's run, or an interrupt: what waits goes out in the next one.
+            if self._sending is None:
+                self.loop.call_soon(self._drain, context=self.context)
+            raise
 
+    @repeatable
     def _drain(self) -> None:
         """Send what waits; a bounded number in one turn, and the rest in the next."""
         count, is_full = 0, False

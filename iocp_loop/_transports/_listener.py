@@ -21,6 +21,7 @@ from .. import _sockets
 from .._operation import OverlappedEx
 from .._win32 import sockaddr
 from .._win32.constants import NTSTATUS_WIN32_FACILITY, Error, WsaError
+from ._repeatable import repeatable
 
 if TYPE_CHECKING:
     from .._loop import IocpEventLoop
@@ -83,6 +84,7 @@ class Listener:
                 operation.keepalive.close()
                 operation.keepalive = None
 
+    @repeatable
     def _cast_all(self) -> None:
         """Bring the accepts up to the number wanted. An accept that cannot be posted now is tried again later."""
         self._retry = None
@@ -166,6 +168,7 @@ class Listener:
             self._loop.call_soon(self._end_turn)
         self._accepted_this_turn += 1
 
+    @repeatable
     def _end_turn(self) -> None:
         if self._accepted_this_turn >= self._outstanding:
             self._outstanding = min(2 * self._outstanding, self._limit)

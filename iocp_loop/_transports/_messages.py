@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._endpoint import Endpoint
 from .._sockets import Outcome
-from ._reader import IDLE, Reader
+from ._reader import Reader
+from ._reading import IDLE
 from ._send_queue import MessageQueue
 from ._writer import DIRECT, LOST, NONE, Writer, as_bytes_like
 

@@ -1,27 +1,8 @@
 """The reading half of a stream transport.
 
 One receive is outstanding, prepared once and submitted again after each delivery. Its packet arrives at `on_received`
-straight from the loop's `_process_events`, in the transport's context: no Future, no Task, no Handle. Two things are
-known of a reader: where its receive is, and what becomes of what that brings. (A third is how long nothing has come,
-see `Idleness`.)
-
-    receive    it                                              to
-    IDLE       is with us, and brought nothing                 OUT, when somebody wants to read
-    OUT        is the kernel's, or what it brought is being    OUT (submitted again), DUE, HELD, ENDED;
-               delivered, or will be in its turn               IDLE, where nobody wants more
-    DUE        was delivered, and is submitted when the        OUT; IDLE, where nobody wants more by then
-               callbacks that its data asked for have run
-    HELD       has brought what nobody wants yet               as from OUT, when it is delivered
-    ENDED      is not asked for any more: the stream's end
-
-    delivery   what comes                                      from
-    STRAIGHT   is delivered                                    PAUSED by resume(), unless older bytes come first;
-                                                               BEHIND, when these were delivered
-    PAUSED     is held; a failure is told all the same         STRAIGHT, BEHIND by pause()
-    BEHIND     is held until older bytes were delivered:       PAUSED by resume(); STRAIGHT by an interrupt
-               what start_tls() took back from the protocol
-               before, or an interrupt left in the middle
-    STOPPED    is dropped                                      any, by close(), abort(), an error
+straight from the loop's `_process_events`, in the transport's context: no Future, no Task, no Handle. Its states and
+what leads from one to another stand in `_reading`.
 
 A pending receive is never cancelled to pause. No callback of the program is called by pause() or resume(): what
 resume() sets free is delivered in the next turn. Each callback is the last thing that a delivery does but for
@@ -36,17 +17,32 @@ while nothing comes. A buffer that was filled becomes the message itself, uncopi
 
 import asyncio
 import ctypes
-from enum import Enum
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import _sockets
 from .._endpoint import Endpoint
-from .._operation import SETTLED, OverlappedEx
+from .._operation import OverlappedEx
 from .._sockets import Outcome, error_of, winerror_of
 from .._win32.constants import Error
 from .._win32.memory import address_of
 from ._buffered import feed, receive_directly
+from ._reading import (
+    AWAKE,
+    BEHIND,
+    DUE,
+    ENDED,
+    HELD,
+    IDLE,
+    OUT,
+    PAUSED,
+    QUIET,
+    RESTING,
+    SHEDDING,
+    STOPPED,
+    STRAIGHT,
+)
+from ._repeatable import repeatable
 
 if TYPE_CHECKING:
     from ._stream import StreamTransport
@@ -60,50 +56,12 @@ SHRINK_AFTER = 4
 DIRECT_CLASS = 2
 
 
-class Receive(Enum):
-    """Where a reader's receive is; see the module's header."""
-
-    IDLE = "idle"
-    OUT = "out"
-    DUE = "due"
-    HELD = "held"
-    ENDED = "ended"
-
-
-class Delivery(Enum):
-    """What becomes of what a reader receives; see the module's header."""
-
-    STRAIGHT = "straight"
-    PAUSED = "paused"
-    BEHIND = "behind"
-    STOPPED = "stopped"
-
-
-class Idleness(Enum):
-    """How long nothing has come, in rounds of the loop's `_idle.IdleRounds`: two, and the receive buffer goes.
-
-    A receive of no bytes then waits for what comes next (MSDN, WSARecv: it completes when there are data, or the end),
-    and a receive with a buffer follows it. Windows locks the pages of a buffer that waits to be filled (documented, not
-    seen: under Wine it does not); a connection at rest has none.
-    """
-
-    AWAKE = "awake"  # something came since the last round
-    QUIET = "quiet"  # nothing did
-    SHEDDING = "shedding"  # nor since the one before: the receive was cancelled, and its packet is on its way
-    RESTING = "resting"  # a receive of no bytes is out
-
-
-IDLE, OUT, DUE, HELD, ENDED = Receive
-STRAIGHT, PAUSED, BEHIND, STOPPED = Delivery
-AWAKE, QUIET, SHEDDING, RESTING = Idleness
-
-
 class Reader:
     """Receives for one transport; `verbs` is `_sockets` or `_pipes`, whichever the endpoint understands.
 
     Attributes:
         protocol, buffered: who gets the data; set by `set_protocol`.
-        receive, delivery: see the module's header.
+        receive, delivery: see `_reading`.
         transport: whose half this is; for reports, too.
     """
 
@@ -196,29 +154,45 @@ class Reader:
     def _deliver_later(self) -> None:
         self.transport.loop.call_soon(self._deliver, context=self.transport.context)
 
+    @repeatable
     def _deliver(self) -> None:
         """Deliver what was waiting for that: bytes of an earlier protocol, what was held.
 
         Paused again before this runs, it does nothing: whoever resumes next will see to it.
         """
         if self.delivery is BEHIND:
-            leftover, self._endpoint.leftover = self._endpoint.leftover, b""
-            self.delivery = STRAIGHT
-            self._decide_plain()
-            try:
-                if self.buffered:
-                    self._feed_buffered(leftover, filled=False)
-                else:
-                    self.protocol.data_received(leftover)
-            finally:
-                # In a turn of its own: what the callback did comes first, and another may be waiting for it.
-                if self.receive is HELD:
-                    self._deliver_later()
-                else:
-                    self.arm()
+            self._deliver_leftover()
         elif self.receive is HELD and self.delivery is STRAIGHT:
             self.receive = OUT
             self._take(*self._held)
+
+    def _deliver_leftover(self) -> None:
+        leftover, told = self._endpoint.leftover, None
+        try:
+            self._endpoint.leftover = b""
+            self.delivery = STRAIGHT
+            self._decide_plain()
+            if self.buffered:
+                self._feed_buffered(told := leftover, filled=False)
+            else:
+                (told := self.protocol).data_received(leftover)
+            self._go_on_behind()
+        except BaseException:
+            if told is None:
+                # An interrupt: the loop calls again.
+                self._endpoint.leftover = leftover
+                self.delivery = BEHIND
+                self._plain = False
+            else:
+                self._go_on_behind()
+            raise
+
+    def _go_on_behind(self) -> None:
+        # In a turn of its own: what the callback did comes first, and another may be waiting for it.
+        if self.receive is HELD:
+            self._deliver_later()
+        else:
+            self.arm()
 
     def stop(self, *, cancel: bool) -> None:
         """Deliver nothing more. `cancel` ends the receive that is out, where closing the endpoint does not do it."""
@@ -234,12 +208,15 @@ class Reader:
         if self.delivery is not STRAIGHT:
             self.receive = IDLE
             return
-        self.receive = OUT
         try:
+            self.receive = OUT
             if self._operation is None and self._begin():
                 return
             self._proactor.submit(self._operation)
         except (SystemExit, KeyboardInterrupt):
+            if self._operation is None or not self._proactor.holds(self._operation):
+                self.transport.loop.unarmed.append(self)
+                self.receive = DUE
             raise
         except BaseException as exc:
             self._fail(exc)
@@ -272,18 +249,39 @@ class Reader:
             self._on_received_otherwise(operation, status, byte_count)
             return
         data = operation.buffer[:byte_count]
-        if byte_count == self._size:
-            self._grow()
-        elif self._size_class:
-            self._maybe_shrink(byte_count)
+        told = None
         try:
-            self.protocol.data_received(data)
-        finally:
-            # Also after an exception in the protocol: it is reported, and the connection goes on.
+            if byte_count == self._size:
+                self._grow()
+            elif self._size_class:
+                self._maybe_shrink(byte_count)
+            (told := self.protocol).data_received(data)
             if self._plain and not self._callbacks:
                 self._proactor.submit(operation)
             else:
                 self._arm_after_callbacks()
+        except BaseException as exc:
+            self._go_on(exc, data, told)
+            raise
+
+    def _go_on(self, exc: BaseException, data: bytes, told: Any) -> None:
+        """A delivery was ended by an exception, the protocol's or an interrupt: the stream goes on.
+
+        Args:
+            exc: the exception, which is raised again.
+            data: what was received.
+            told: not None if the protocol was called.
+        """
+        if told is None:
+            if isinstance(exc, Exception):
+                return  # No memory: whoever looks next finds the receive with nobody, see `rescue`.
+            self._keep_for_later(data)
+        if self.awaits(self._operation):
+            self._arm_after_callbacks()
+
+    def awaits(self, operation: OverlappedEx) -> bool:
+        """Whether a delivery has ended before the next receive was armed, or will be."""
+        return self.receive is OUT and operation is self._operation is not None and not self._proactor.holds(operation)
 
     def rescue(self, operation: OverlappedEx, exc: BaseException) -> bool:
         """The loop's net under the hot path, which guards nothing itself: `exc` came out of a delivery.
@@ -291,8 +289,7 @@ class Reader:
         Returns:
             True if that left the receive with nobody: the connection was ended, and `exc` reported.
         """
-        settled = self._proactor.settled
-        if self.receive is not OUT or operation.state is not SETTLED or any(one[0] is operation for one in settled):
+        if not self.awaits(operation):
             return False
         self._fail(exc)
         return True
@@ -300,8 +297,8 @@ class Reader:
     def _arm_after_callbacks(self) -> None:
         """The protocol has had its result; when the callbacks that it may have asked for have run, arm again."""
         if self._callbacks:
-            self.receive = DUE
             self.transport.loop.unarmed.append(self)
+            self.receive = DUE
         else:
             self.receive = IDLE
             self.arm()
@@ -328,15 +325,17 @@ class Reader:
         data = self._taken(byte_count)
         if data is None:
             return
+        told = None
         try:
             if self.buffered:
-                self._feed_buffered(data, filled)
+                self._feed_buffered(told := data, filled)
             else:
-                self.protocol.data_received(data)
-        finally:
-            # Also after an exception in the protocol: it is reported, and the connection goes on.
+                (told := self.protocol).data_received(data)
             if self.delivery is not STOPPED:
                 self._arm_after_callbacks()
+        except BaseException as exc:
+            self._go_on(exc, data, told)
+            raise
 
     def _taken(self, byte_count: int) -> bytes | None:
         """What the receive has brought, and the next one's buffer is ready. None where memory was missing: the end."""

@@ -16,7 +16,9 @@ from .. import _sockets
 from .._endpoint import Endpoint
 from .._win32 import sockaddr
 from ._base import EndpointTransport
-from ._reader import PAUSED, STOPPED, Reader
+from ._reader import Reader
+from ._reading import PAUSED, STOPPED
+from ._repeatable import repeatable
 from ._writer import Writer
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class StreamTransport(EndpointTransport):
         self.set_protocol(protocol)
         loop.call_soon(self._start, waiter, context=self.context)
 
+    @repeatable
     def _begin_receiving(self) -> None:
         self._reader.arm()
 

@@ -29,7 +29,7 @@ def waiting_threads(port, count, **arguments):
     threads = [threading.Thread(target=wait, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(port._batches) - len(port._idle) == count, "all threads to wait")
+    wait_until(lambda: port._count_waiting() == count, "all threads to wait")
     return threads, results
 
 
@@ -134,14 +134,17 @@ def test_a_thread_that_was_about_to_wait_when_the_port_closed_never_waits(port, 
     """The thread has seen the port open, and is held there until close() is done: the handle may be another's by then."""
     arrived, closed = threading.Event(), threading.Event()
 
-    class Idle(list):
-        def pop(self):
+    port.wait(0)
+    found = port._own.batch
+
+    class Own:
+        @property
+        def batch(self):
             arrived.set()
             closed.wait(20)
-            return super().pop()
+            return found
 
-    port.wait(0)
-    port._idle = Idle(port._idle)
+    port._own = Own()
     thread = threading.Thread(target=lambda: pytest.raises(ValueError, port.wait, 0), daemon=True)
     thread.start()
     assert arrived.wait(20)

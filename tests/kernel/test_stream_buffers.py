@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from iocp_loop._transports import _idle, _reader
-from iocp_loop._transports._reader import RECEIVE_SIZES, Idleness
+from iocp_loop._transports._reader import RECEIVE_SIZES
+from iocp_loop._transports._reading import Idleness
 
 from .peers import LOCALHOST, Buffered, Echo, Recorder, client, connected, pattern, receive_exactly, reset, serving
 from .watched import here, turns, until, wait_until
