@@ -6,9 +6,12 @@ import weakref
 from typing import Any
 
 from iocp_loop._loop import IocpEventLoop
+from iocp_loop._transports._base import EndpointTransport
+from iocp_loop._transports._datagram import DatagramTransport
 from iocp_loop._transports._stream import StreamTransport
 
 from .arena import PatternArena
+from .datagrams import FakeDatagramSocket
 from .kernel import FakeKernel
 from .network import FakeSocket
 
@@ -21,9 +24,9 @@ class FakeLoop(IocpEventLoop):
 
     def __init__(self, kernel: FakeKernel) -> None:
         super().__init__(kernel=kernel)
-        self.arena = self.proactor.arena = PatternArena()
+        self.arena = self.proactor.arena = PatternArena(lambda: kernel.chance("memory_error"))
         self.reports: list[dict[str, Any]] = []
-        self.transports: weakref.WeakSet[StreamTransport] = weakref.WeakSet()
+        self.transports: weakref.WeakSet[EndpointTransport] = weakref.WeakSet()
         self.set_exception_handler(lambda _loop, report: self.reports.append(report))
         kernel.watch(self.proactor)
 
@@ -51,5 +54,12 @@ class FakeLoop(IocpEventLoop):
         """As `_make_socket_transport` does it for a real socket."""
         endpoint = self.proactor.register(sock.fileno(), sock, skip_port=skip_port)
         transport = StreamTransport(self, endpoint, sock, protocol)  # type: ignore[arg-type]
+        self.transports.add(transport)
+        return transport
+
+    def datagram_transport(self, sock: FakeDatagramSocket, protocol: Any, address: Any = None) -> DatagramTransport:
+        """As `_make_datagram_transport`."""
+        endpoint = self.proactor.register(sock.fileno(), sock)
+        transport = DatagramTransport(self, endpoint, sock, protocol, address)  # type: ignore[arg-type]
         self.transports.add(transport)
         return transport

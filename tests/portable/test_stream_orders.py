@@ -12,8 +12,8 @@ import socket
 import weakref
 
 import pytest
-from fakes.kernel import Chances, FakeKernel
-from fakes.loop import FakeLoop
+from fakes.kernel import Chances
+from fakes.stage import BaseStage, Interrupted
 
 from iocp_loop._operation import GATHER_MAX
 from iocp_loop._transports import _reader, _writer
@@ -110,13 +110,11 @@ class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
         self.meddle()
 
 
-class Stage:
+class Stage(BaseStage):
     """One seed: a kernel, a loop, and connections with a Recorder at each end."""
 
     def __init__(self, seed, chances=None):
-        self.kernel = FakeKernel(seed, chances)
-        self.random = self.kernel.random
-        self.loop = FakeLoop(self.kernel)
+        super().__init__(seed, chances)
         self.ends = []
         self.budget = 60  # how often protocols may act by themselves
         self.serial = 0  # of messages
@@ -132,33 +130,6 @@ class Stage:
         end.sock = sock
         self.ends.append(end)
         return end
-
-    def run(self, scenario):
-        """Run it, close the loop, and look at what is left."""
-        try:
-            self.loop.run_until_complete(scenario)
-        except BaseException:
-            self.loop.take_apart()
-            raise
-        self.loop.close()
-        self.kernel.settle_all()  # A raw peer reads what is left for it.
-        proactor = self.loop.proactor
-        assert (proactor.pending, proactor.endpoints) == ({}, {})
-        self.kernel.check()
-        self.loop.arena.check()
-        assert self.kernel.open_sockets == []
-
-    def run_through_interrupts(self, scenario):
-        """`run`, gone on with after each KeyboardInterrupt and SystemExit, as an interactive session would."""
-        task = self.loop.create_task(scenario)
-        while not task.done():
-            try:
-                self.loop.run_until_complete(task)
-            except (KeyboardInterrupt, SystemExit):
-                continue
-            except BaseException:
-                break
-        self.run(task)
 
     def act(self):
         """One random thing, on a random connection."""
@@ -438,10 +409,6 @@ def test_a_protocol_that_raises_loses_no_byte_and_no_connection(schedules):
         await finish_in_order(stage)
 
     schedules(run, 250)
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl+C, in a callback."""
 
 
 def replace_protocol(end):
