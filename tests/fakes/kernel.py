@@ -20,9 +20,9 @@ no time: `now_ms` moves instead.
 """
 
 import ctypes
+import errno
 import random
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -34,7 +34,7 @@ from iocp_loop._win32.errors import is_failure, winerror_from_status
 from iocp_loop._win32.types import DWORD, OVERLAPPED, OVERLAPPED_ENTRY, WSABUF
 
 from .datagrams import DatagramCalls
-from .handles import FakeHandle, Request, Result
+from .handles import FakeHandle, Request, Result, os_error
 from .network import Accept, Connect, FakeSocket, Receive, Send
 
 # What a peer does: each step is one action; it yields whether it could do anything.
@@ -66,8 +66,10 @@ class Chances:
     partial_send: float = 0.3
     short_send: float = 0.0  # end an overlapped send with success before all of it is out (Windows is said not to)
     would_block: float = 0.2  # a send that had room is told to come back
+    accept_failure: float = 0.0  # an accept fails, and its client waits for the next one
+    no_handle: float = 0.0  # a new socket cannot be made, or not be associated
     stuck: float = 0.0  # a request that never ends
-    memory_error: float = 0.0  # a call that starts no operation raises MemoryError, and does nothing
+    memory_error: float = 0.0  # a call raises MemoryError and does nothing; see _NEEDS_NO_MEMORY
     reorder: float = 0.5  # hand packets out in another order than they were queued
     idle: float = 0.3  # let a wait see nothing of what could have happened
 
@@ -78,9 +80,10 @@ class _Port:
     closed: bool = False
 
 
-# What Proactor.submit calls, with arguments that are prepared: nothing is left to do there that needs memory.
-_STARTS = frozenset(
+# What Proactor.submit calls, with arguments that are prepared, and what takes it back: no memory is needed there.
+_NEEDS_NO_MEMORY = frozenset(
     {
+        "CancelIoEx",
         "WSARecv",
         "WSASend",
         "WSARecvFrom",
@@ -119,6 +122,7 @@ class FakeKernel(DatagramCalls):
         self.random = random.Random(seed)
         self.chances = chances or Chances()
         self.now_ms = 0
+        self.accepts_fail = False  # each of them, at once, whether somebody comes or not
         self.calls: dict[str, int] = {}  # how often each was called
         self.violations: list[str] = []
         self._error = 0
@@ -130,6 +134,7 @@ class FakeKernel(DatagramCalls):
         self._open: dict[Request, None] = {}  # those of them that have not finished, in order
         self._actors: list[Actor] = []
         self._proactor: Any = None
+        self._peers_turn = False  # no call is the program's now
 
     # -- for the tests -----------------------------------------------------------------------------------------
 
@@ -160,7 +165,16 @@ class FakeKernel(DatagramCalls):
         """A non-blocking listener; clients come by ConnectEx or by `connect_to`."""
         sock = self.socket()
         sock.name = ("127.0.0.1", self.new_tcp_port())
-        sock.backlog = deque()
+        sock.listen()
+        sock.setblocking(False)
+        return sock
+
+    def accepting_socket(self) -> FakeSocket:
+        """What `socket.socket()` gives to a listener; there may be none."""
+        self.count("socket")
+        if self.chance("no_handle"):
+            raise os_error(OSError, errno.EMFILE, WsaError.MFILE)
+        sock = self.socket()
         sock.setblocking(False)
         return sock
 
@@ -223,7 +237,7 @@ class FakeKernel(DatagramCalls):
 
     def count(self, name: str) -> None:
         self.calls[name] = self.calls.get(name, 0) + 1
-        if name not in _STARTS and self.chance("memory_error"):
+        if name not in _NEEDS_NO_MEMORY and not self._peers_turn and self.chance("memory_error"):
             raise MemoryError(f"{name} of the fake kernel")
 
     def chance(self, name: str) -> bool:
@@ -273,6 +287,8 @@ class FakeKernel(DatagramCalls):
             return self._fail(Error.INVALID_HANDLE)
         if thing.association is not None:
             return self._fail(Error.INVALID_PARAMETER)
+        if self.chance("no_handle"):
+            return self._fail(Error.NOT_ENOUGH_MEMORY)
         thing.association = (port, key)
         return port
 
@@ -482,7 +498,9 @@ class FakeKernel(DatagramCalls):
                 if self._advance(candidate):
                     return True
             else:
+                self._peers_turn = True
                 acted = next(candidate, None)
+                self._peers_turn = False
                 if acted is None:
                     self._actors.remove(candidate)
                     return True

@@ -48,6 +48,10 @@ class FakeSocket(FakeSocketBase):
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
         super().setsockopt(level, option, value)
+        is_gone = self.peer is not None and self.peer.closed
+        if option == SocketOption.UPDATE_ACCEPT_CONTEXT and is_gone and self.kernel.random.random() < 0.5:
+            # The client went meanwhile, and sometimes the stack knows.
+            raise os_error(OSError, errno.ENOTCONN, WsaError.NOTCONN)
         if option in (SocketOption.UPDATE_ACCEPT_CONTEXT, SocketOption.UPDATE_CONNECT_CONTEXT):
             self.context_updated = True
 
@@ -111,6 +115,10 @@ class FakeSocket(FakeSocketBase):
         chunk = self.recv(min(size or len(view), len(view)))
         view[: len(chunk)] = chunk
         return len(chunk)
+
+    def listen(self, backlog: int = 100) -> None:
+        if self.backlog is None:
+            self.backlog = deque()
 
     def shutdown(self, how: int) -> None:
         self.check_open()
@@ -226,13 +234,15 @@ class Accept(Request):
         self.accepted = accepted
 
     def progress(self) -> Result | None:
-        backlog = self.sock.backlog
+        kernel, backlog = self.sock.kernel, self.sock.backlog
+        if kernel.accepts_fail or (backlog and kernel.chance("accept_failure")):
+            return kernel.random.choice((Status.INSUFFICIENT_RESOURCES, Status.CONNECTION_RESET)), 0
         if not backlog:
             return None
         client, accepted = backlog.popleft(), self.accepted
         if client.closed or client.was_reset:
-            # QUIRK(wine): so it ends where the client went before it was accepted; Windows may say success.
-            return Status.INVALID_CONNECTION, 0
+            # QUIRK(wine): so it ends where the client went before it was accepted; Windows may say that it was reset.
+            return kernel.random.choice((Status.INVALID_CONNECTION, Status.CONNECTION_RESET)), 0
         assert client.peer is not None
         accepted.name, accepted.peer, accepted.inbound = self.sock.name, client, client.peer.inbound
         client.peer = accepted
