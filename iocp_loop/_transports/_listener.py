@@ -7,8 +7,8 @@ that concerns this one client and closes this one socket:
 * a packet that brings an error tells of a client that was gone before it was accepted (MSDN, AcceptEx,
   WSAECONNRESET): close its socket, go on; after many such in a row, with a pause that grows;
 * a protocol factory that raises: reported, its connection closed, go on;
-* an accept that cannot even be posted (no buffers, no handles left) is the listener's own trouble: reported, and
-  tried again after a while. The listener is never closed for it.
+* an accept that cannot even be posted (no buffers, no handles, no memory left) is the listener's own trouble:
+  reported, and tried again after a while. The listener is never closed for it.
 """
 
 import contextvars
@@ -97,14 +97,14 @@ class Listener:
                 operation.context = self._context
                 self._operations.append(operation)
                 self._cast(operation)
-        except OSError as exc:
+        except Exception as exc:
             self._try_later(exc)
 
     def _cast(self, operation: OverlappedEx) -> None:
         self._verbs.prepare_accept(operation, self._sock)
         self._proactor.submit(operation)
 
-    def _try_later(self, exc: OSError) -> None:
+    def _try_later(self, exc: Exception) -> None:
         if self._retry is not None or self._endpoint.closing:
             return
         self._loop.call_exception_handler(
@@ -123,7 +123,7 @@ class Listener:
             if conn is not None:
                 conn.close()
             return
-        addresses = None if status else self._verbs.accepted_addresses(self._proactor, operation, self._sock)
+        addresses = None if status else self._addresses_of(operation)
         self._cast_again(operation, status)
         if addresses is None:
             conn.close()
@@ -136,7 +136,24 @@ class Listener:
             private.logger.debug("a connection was gone before it was accepted: %r", exc)
             conn.close()
             return
+        except Exception as exc:
+            conn.close()
+            self._report_lost(exc)
+            return
         self._make_connection(conn, endpoint, addresses)
+
+    def _addresses_of(self, operation: OverlappedEx) -> tuple[bytes, bytes] | None:
+        """None where memory was missing: the client is lost, and not the accept."""
+        try:
+            addresses: tuple[bytes, bytes] = self._verbs.accepted_addresses(self._proactor, operation, self._sock)
+        except Exception as exc:
+            self._report_lost(exc)
+            return None
+        return addresses
+
+    def _report_lost(self, exc: BaseException, **facts: Any) -> None:
+        message = "Error on transport creation for incoming connection"
+        self._loop.call_exception_handler({"message": message, "exception": exc, **facts})
 
     def _cast_again(self, operation: OverlappedEx, status: int) -> None:
         not_posted = status & 0xFFFF_0000 == NTSTATUS_WIN32_FACILITY
@@ -153,7 +170,7 @@ class Listener:
             self._cast(operation)
             if self._outstanding < self._limit:
                 self._maybe_cast_more()
-        except OSError as exc:
+        except Exception as exc:
             self._try_later(exc)
 
     def _pause(self) -> None:
@@ -181,10 +198,4 @@ class Listener:
             raise
         except BaseException as exc:
             self._proactor.close_endpoint(endpoint)
-            self._loop.call_exception_handler(
-                {
-                    "message": "Error on transport creation for incoming connection",
-                    "exception": exc,
-                    "peername": sockaddr.decode(addresses[1]),
-                }
-            )
+            self._report_lost(exc, peername=sockaddr.decode(addresses[1]))

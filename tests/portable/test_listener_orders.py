@@ -225,6 +225,27 @@ def test_sockets_and_buffers_that_run_out_are_waited_for(schedules):
     schedules(run, 60)
 
 
+def test_memory_that_is_missing_now_and_then_does_not_silence_the_listener(schedules):
+    """Any call may raise MemoryError, and so may each piece of memory that is asked for."""
+
+    def run(seed):
+        chances = Chances(accept_failure=0.1)
+        stage = Stage(seed, chances)
+        stage.serve()
+
+        async def scenario():
+            for _ in range(12):
+                Client(stage, stays=True)
+                chances.memory_error = 0.05
+                await asyncio.sleep(0)
+                chances.memory_error = 0
+            await stage.finish()
+
+        stage.run_through_interrupts(scenario())
+
+    schedules(run, 100)
+
+
 def test_a_server_that_is_closed_at_any_moment_leaves_nothing(schedules):
     """Closed in the middle of a rush, also by its own factory and by a callback."""
 
