@@ -36,6 +36,7 @@ from iocp_loop._win32.types import DWORD, OVERLAPPED, OVERLAPPED_ENTRY, WSABUF
 from .datagrams import DatagramCalls
 from .handles import FakeHandle, Request, Result, os_error
 from .network import Accept, Connect, FakeSocket, Receive, Send
+from .pipes import PipeCalls
 
 # What a peer does: each step is one action; it yields whether it could do anything.
 Actor = Generator[bool, None, None]
@@ -109,7 +110,7 @@ _MASKS = {
 }
 
 
-class FakeKernel(DatagramCalls):
+class FakeKernel(DatagramCalls, PipeCalls):
     """Sockets, requests and one completion port, under one seed.
 
     Args:

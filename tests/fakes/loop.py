@@ -5,6 +5,7 @@ import contextlib
 import weakref
 from typing import Any
 
+from iocp_loop import _pipes
 from iocp_loop._loop import IocpEventLoop
 from iocp_loop._transports._base import EndpointTransport
 from iocp_loop._transports._datagram import DatagramTransport
@@ -14,6 +15,7 @@ from .arena import PatternArena
 from .datagrams import FakeDatagramSocket
 from .kernel import FakeKernel
 from .network import FakeSocket
+from .pipes import FakePipeEnd
 
 
 class FakeLoop(IocpEventLoop):
@@ -61,5 +63,12 @@ class FakeLoop(IocpEventLoop):
         """As `_make_datagram_transport`."""
         endpoint = self.proactor.register(sock.fileno(), sock)
         transport = DatagramTransport(self, endpoint, sock, protocol, address)  # type: ignore[arg-type]
+        self.transports.add(transport)
+        return transport
+
+    def pipe_transport(self, cls: type[StreamTransport], pipe: FakePipeEnd, protocol: Any) -> StreamTransport:
+        """As `_make_pipe_transport`."""
+        endpoint = _pipes.register(self.proactor, pipe.fileno(), pipe)
+        transport = cls(self, endpoint, pipe, protocol, verbs=_pipes)
         self.transports.add(transport)
         return transport
