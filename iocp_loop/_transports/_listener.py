@@ -37,6 +37,12 @@ ERROR_PAUSE_S = 0.001
 ERROR_PAUSE_MAX_S = 1.0
 
 
+def pause_after(errors: int) -> float:
+    """Seconds to wait before the next accept, after so many errors in a row; 0 while none is needed."""
+    doublings = errors - ERRORS_AT_ONCE_MAX - 1
+    return 0 if doublings < 0 else min(ERROR_PAUSE_S * 2 ** min(doublings, 20), ERROR_PAUSE_MAX_S)
+
+
 class Listener:
     """Serves one listening socket until `close`. Used from the loop's thread only.
 
@@ -163,8 +169,9 @@ class Listener:
             self._try_later(_sockets.error_of(operation, status))
             return
         self._errors_in_a_row = self._errors_in_a_row + 1 if status else 0
-        if self._errors_in_a_row > ERRORS_AT_ONCE_MAX:
-            self._pause()
+        if pause := pause_after(self._errors_in_a_row):
+            if self._retry is None:
+                self._retry = self._loop.call_later(pause, self._cast_all)
             return
         try:
             self._cast(operation)
@@ -172,11 +179,6 @@ class Listener:
                 self._maybe_cast_more()
         except Exception as exc:
             self._try_later(exc)
-
-    def _pause(self) -> None:
-        if self._retry is None:
-            doublings = min(self._errors_in_a_row - ERRORS_AT_ONCE_MAX - 1, 20)
-            self._retry = self._loop.call_later(min(ERROR_PAUSE_S * 2**doublings, ERROR_PAUSE_MAX_S), self._cast_all)
 
     def _maybe_cast_more(self) -> None:
         if not self._accepted_this_turn:

@@ -373,6 +373,7 @@ class ServerStage(BaseStage):
 @pytest.fixture
 def pipe_objects(monkeypatch):
     """`PipeHandle` is Windows' own, and `handle_of` asks by type who has a handle: here each end is its own object."""
+
     def open_stage(*args, **options):
         stage = ServerStage(*args, **options)
         monkeypatch.setattr(
@@ -422,9 +423,9 @@ def test_a_factory_or_callback_that_raises_or_closes_loses_its_own_client(schedu
     schedules(run, 60)
 
 
-@pytest.mark.parametrize("fault", ["submit_failure", "no_handle"])
+@pytest.mark.parametrize("fault", ["submit_failure", "no_handle", "memory_error"])
 def test_what_runs_out_now_and_then_does_not_silence_the_server(schedules, pipe_objects, fault):
-    """ConnectNamedPipe fails, an instance cannot be made or associated."""
+    """ConnectNamedPipe fails, an instance cannot be made or associated, memory is missing."""
 
     def run(seed):
         stage = pipe_objects(seed)
@@ -460,3 +461,25 @@ def test_a_server_that_is_closed_at_any_moment_leaves_nothing(schedules, pipe_ob
         stage.run(scenario())
 
     schedules(run, 60)
+
+
+def test_instances_that_fail_for_ever_keep_nobody_busy(pipe_objects):
+    """Ten seconds in which no instance can wait for a client; then the system has recovered, and a client is served."""
+    stage = pipe_objects(0, Chances(inline=0))
+    connect = stage.kernel.ConnectNamedPipe
+
+    def connect_not_too_often(*args):
+        if stage.kernel.chances.submit_failure and stage.kernel.calls.get("ConnectNamedPipe", 0) > 200:
+            stage.kernel.violation("instances that fail are made again and again")
+        return connect(*args)
+
+    stage.kernel.ConnectNamedPipe = connect_not_too_often
+
+    async def scenario():
+        await stage.serve()
+        Client(stage, stays=True)
+        stage.kernel.chances.submit_failure = 1
+        await asyncio.sleep(10)
+        await stage.finish()
+
+    stage.run(scenario())

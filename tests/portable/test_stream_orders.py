@@ -6,7 +6,6 @@ is told of the protocol's own exceptions and of nothing else; at the end nothing
 """
 
 import asyncio
-import contextlib
 import gc
 import socket
 import weakref
