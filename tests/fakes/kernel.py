@@ -34,6 +34,7 @@ from iocp_loop._win32.errors import is_failure, winerror_from_status
 from iocp_loop._win32.types import DWORD, OVERLAPPED, OVERLAPPED_ENTRY, WSABUF
 
 from .datagrams import DatagramCalls
+from .files import FileCalls
 from .handles import FakeHandle, Request, Result, os_error
 from .network import Accept, Connect, FakeSocket, Receive, Send
 from .pipes import PipeCalls
@@ -110,7 +111,7 @@ _MASKS = {
 }
 
 
-class FakeKernel(DatagramCalls, PipeCalls):
+class FakeKernel(DatagramCalls, PipeCalls, FileCalls):
     """Sockets, requests and one completion port, under one seed.
 
     Args:
@@ -124,6 +125,7 @@ class FakeKernel(DatagramCalls, PipeCalls):
         self.chances = chances or Chances()
         self.now_ms = 0
         self.accepts_fail = False  # each of them, at once, whether somebody comes or not
+        self.files: dict[int, bytes] = {}  # by handle: what TransmitFile sends
         self.calls: dict[str, int] = {}  # how often each was called
         self.violations: list[str] = []
         self._error = 0

@@ -38,6 +38,20 @@ class FakeLoop(IocpEventLoop):
     def run_forever(self) -> None:
         asyncio.BaseEventLoop.run_forever(self)
 
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        """No thread: the fake kernel could not know that one is at work, and would call the wait for it a deadlock."""
+        future = self.create_future()
+
+        def work() -> None:
+            if not future.done():
+                try:
+                    future.set_result(func(*args))
+                except Exception as exc:
+                    future.set_exception(exc)
+
+        self.call_later(self.proactor.kernel.random.choice((0, 0.001)), work)  # type: ignore[attr-defined]
+        return future
+
     def take_apart(self) -> None:
         """After a failed schedule: end what is left of it, so that it is not reported a second time as garbage."""
         kernel: Any = self.proactor.kernel
