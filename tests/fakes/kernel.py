@@ -22,6 +22,7 @@ no time: `now_ms` moves instead.
 import ctypes
 import errno
 import random
+import socket
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from iocp_loop._win32.constants import INFINITE, INVALID_HANDLE_VALUE, Error, No
 from iocp_loop._win32.errors import is_failure, winerror_from_status
 from iocp_loop._win32.types import DWORD, OVERLAPPED, OVERLAPPED_ENTRY, WSABUF
 
+from .afd import AfdCalls
 from .datagrams import DatagramCalls
 from .files import FileCalls
 from .handles import FakeHandle, Request, Result, os_error
@@ -111,7 +113,7 @@ _MASKS = {
 }
 
 
-class FakeKernel(DatagramCalls, PipeCalls, FileCalls):
+class FakeKernel(DatagramCalls, PipeCalls, FileCalls, AfdCalls):
     """Sockets, requests and one completion port, under one seed.
 
     Args:
@@ -188,6 +190,10 @@ class FakeKernel(DatagramCalls, PipeCalls, FileCalls):
         client.name = ("127.0.0.1", self.new_tcp_port())
         client.arrive_at(listener)
         return client
+
+    def give_away(self, sock: FakeHandle) -> None:
+        """Let it belong to a port of somebody else."""
+        sock.association = (0, 0)
 
     def act(self, actor: Actor) -> None:
         """Let a peer take its steps whenever the program waits."""
@@ -276,8 +282,8 @@ class FakeKernel(DatagramCalls, PipeCalls, FileCalls):
     def extension(self, sock: FakeSocket, name: str) -> Any:
         return getattr(self, name)
 
-    def skips_port_safely(self, sock: FakeSocket) -> bool:
-        return True
+    def skips_port_safely(self, sock: Any) -> bool:
+        return bool(sock.type == socket.SOCK_STREAM)
 
     def CreateIoCompletionPort(self, handle: int, port: int, key: int, threads: int, /) -> int:
         self.count("CreateIoCompletionPort")

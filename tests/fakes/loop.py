@@ -5,7 +5,7 @@ import contextlib
 import weakref
 from typing import Any
 
-from iocp_loop import _pipes
+from iocp_loop import _pipes, _sockets
 from iocp_loop._loop import IocpEventLoop
 from iocp_loop._transports._base import EndpointTransport
 from iocp_loop._transports._datagram import DatagramTransport
@@ -68,14 +68,18 @@ class FakeLoop(IocpEventLoop):
 
     def transport(self, sock: FakeSocket, protocol: Any, *, skip_port: bool = True) -> StreamTransport:
         """As `_make_socket_transport` does it for a real socket."""
-        endpoint = self.proactor.register(sock.fileno(), sock, skip_port=skip_port)
+        endpoint: Any
+        if sock.association is None:
+            endpoint = self.proactor.register(sock.fileno(), sock, skip_port=skip_port)
+        else:
+            endpoint = _sockets.register(self.proactor, sock, sock)  # type: ignore[arg-type]
         transport = StreamTransport(self, endpoint, sock, protocol)  # type: ignore[arg-type]
         self.transports.add(transport)
         return transport
 
     def datagram_transport(self, sock: FakeDatagramSocket, protocol: Any, address: Any = None) -> DatagramTransport:
         """As `_make_datagram_transport`."""
-        endpoint = self.proactor.register(sock.fileno(), sock)
+        endpoint = _sockets.register(self.proactor, sock, sock)  # type: ignore[arg-type]
         transport = DatagramTransport(self, endpoint, sock, protocol, address)  # type: ignore[arg-type]
         self.transports.add(transport)
         return transport

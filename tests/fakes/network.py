@@ -37,6 +37,7 @@ class FakeSocket(FakeSocketBase):
         self.write_closed = False
         self.was_reset = False
         self.context_updated = True  # False between AcceptEx/ConnectEx and the SO_UPDATE_..._CONTEXT after it
+        self.connect_failed = False
         self.sent = bytearray()  # every byte that ever entered the connection here, for the tests
         self.received_count = 0  # and how many left it here
 
@@ -54,6 +55,11 @@ class FakeSocket(FakeSocketBase):
             raise os_error(OSError, errno.ENOTCONN, WsaError.NOTCONN)
         if option in (SocketOption.UPDATE_ACCEPT_CONTEXT, SocketOption.UPDATE_CONNECT_CONTEXT):
             self.context_updated = True
+
+    def getsockopt(self, level: int, option: int, size: int = 0) -> Any:
+        if option == socket.SO_ERROR and self.connect_failed:
+            return int(WsaError.CONNREFUSED)
+        return super().getsockopt(level, option, size)
 
     def getpeername(self) -> tuple[str, int]:
         self.check_open()
@@ -119,6 +125,35 @@ class FakeSocket(FakeSocketBase):
     def listen(self, backlog: int = 100) -> None:
         if self.backlog is None:
             self.backlog = deque()
+
+    def accept(self) -> tuple["FakeSocket", Any]:
+        """As on a non-blocking socket."""
+        self.check_open()
+        self.check_not_blocking()
+        if not self.backlog:
+            raise would_block()
+        client = self.backlog.popleft()
+        if client.closed or client.was_reset:
+            raise connection_reset()
+        accepted = self.kernel.accepting_socket()
+        accepted.join(client, self.name)
+        return accepted, client.name
+
+    def join(self, client: "FakeSocket", name: Any) -> None:
+        """Become the end of a connection that nobody has had yet."""
+        assert client.peer is not None
+        self.name, self.peer, self.inbound = name, client, client.peer.inbound
+        client.peer = self
+
+    def connect_ex(self, address: Any) -> int:
+        """As on a non-blocking socket: how it ends is told by a poll, and by SO_ERROR."""
+        self.check_not_blocking()
+        listener = self.kernel.listener_at(address)
+        if listener is None:
+            self.connect_failed = True
+        else:
+            self.arrive_at(listener)
+        return WsaError.WOULDBLOCK
 
     def shutdown(self, how: int) -> None:
         self.check_open()
@@ -243,9 +278,7 @@ class Accept(Request):
         if client.closed or client.was_reset:
             # QUIRK(wine): so it ends where the client went before it was accepted; Windows may say that it was reset.
             return kernel.random.choice((Status.INVALID_CONNECTION, Status.CONNECTION_RESET)), 0
-        assert client.peer is not None
-        accepted.name, accepted.peer, accepted.inbound = self.sock.name, client, client.peer.inbound
-        client.peer = accepted
+        accepted.join(client, self.sock.name)
         accepted.context_updated = False
         start, size = self.ranges[1]
         for index, name in enumerate((self.sock.name, client.name)):

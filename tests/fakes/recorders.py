@@ -248,3 +248,21 @@ def pairs(ends):
     for left, right in zip(ends[::2], ends[1::2], strict=True):
         yield left, right
         yield right, left
+
+
+async def finish_in_order(stage):
+    stage.budget = 0
+    for end in stage.ends:
+        await wait_until_connected(end)
+        end.transport.resume_reading()
+        end.write_eof()
+    for end in stage.ends:
+        await end.eof
+    for end, other in pairs(stage.ends):
+        assert end.received == other.written
+        assert not end.kept or b"".join(end.kept) == end.received  # Nothing was received into what the protocol keeps.
+        assert not end.writing_paused
+        assert end.transport.get_write_buffer_size() == 0
+        end.transport.close()
+        assert await end.lost is None
+        assert end.received == other.written

@@ -92,7 +92,7 @@ class Party(asyncio.DatagramProtocol):
 class Stage(BaseStage):
     """Three parties, the last of them connected to the first."""
 
-    def __init__(self, seed, chances=None):
+    def __init__(self, seed, chances=None, *, foreign=False):
         super().__init__(seed, chances)
         self.budget = 40  # how often protocols may act by themselves
         self.serial = 0
@@ -102,6 +102,8 @@ class Stage(BaseStage):
         connected = self.parties[2].sock
         connected.connect(self.parties[0].name)
         for party in self.parties:
+            if foreign and self.random.random() < 0.8:
+                self.kernel.give_away(party.sock)
             self.loop.datagram_transport(party.sock, party, party.sock.peer)
 
     def message(self):
@@ -221,8 +223,8 @@ def small_buffers(monkeypatch):
     monkeypatch.setattr(_datagram, "BURST_MAX", 3)
 
 
-def play(seed, *, wildly, chances=None):
-    stage = Stage(seed, chances or Chances(inline=0.7, would_block=0.5))
+def play(seed, *, wildly, chances=None, foreign=False):
+    stage = Stage(seed, chances or Chances(inline=0.7, would_block=0.5), foreign=foreign)
     stage.meddle = stage.meddle_wildly if wildly else stage.meddle_mildly
 
     async def scenario():
@@ -254,6 +256,17 @@ def test_whatever_a_callback_does_or_raises_silences_no_endpoint(schedules):
         assert all(report["exception"] in stage.raised for report in stage.loop.reports)
 
     schedules(run, 250)
+
+
+@pytest.mark.parametrize("wildly", [False, True])
+def test_the_same_with_sockets_that_belong_to_another_port(schedules, wildly):
+    """Served by readiness; some of them, among others that are not."""
+
+    def run(seed):
+        stage = play(seed, wildly=wildly, foreign=True)
+        assert all(report["exception"] in stage.raised for report in stage.loop.reports)
+
+    schedules(run, 80)
 
 
 def test_a_call_that_fails_at_once_costs_one_datagram_at_most(schedules):

@@ -13,7 +13,7 @@ import weakref
 import pytest
 from fakes.kernel import Chances
 from fakes.recorders import StreamStage as Stage
-from fakes.recorders import pairs, wait_until_connected
+from fakes.recorders import finish_in_order, pairs, wait_until_connected
 from fakes.stage import Interrupted
 
 from iocp_loop._operation import GATHER_MAX
@@ -45,24 +45,6 @@ def test_the_same_with_buffers_and_limits_that_every_message_reaches(schedules, 
     monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 200)
     monkeypatch.setattr(_writer, "JOIN_MAX", 50)
     schedules(lambda seed: play_in_order(seed, Chances(would_block=0.2)), 500)
-
-
-async def finish_in_order(stage):
-    stage.budget = 0
-    for end in stage.ends:
-        await wait_until_connected(end)
-        end.transport.resume_reading()
-        end.write_eof()
-    for end in stage.ends:
-        await end.eof
-    for end, other in pairs(stage.ends):
-        assert end.received == other.written
-        assert not end.kept or b"".join(end.kept) == end.received  # Nothing was received into what the protocol keeps.
-        assert not end.writing_paused
-        assert end.transport.get_write_buffer_size() == 0
-        end.transport.close()
-        assert await end.lost is None
-        assert end.received == other.written
 
 
 def test_close_sends_what_was_written_before(schedules):
