@@ -311,4 +311,4 @@ def test_watchers_are_told_of_what_is_ready_and_of_nothing_else(schedules, monke
                     f"{kind} of {watched.sock}"
                 )
 
-    schedules(run, 40)
+    schedules(run, 70)
