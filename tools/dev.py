@@ -6,6 +6,7 @@
     tools/dev.py bench  [ARGS]    benchmarks/run.py ARGS; --page FOLDER: and the results page, with counts and plots
     tools/dev.py python [ARGS]    anything: python ARGS
     tools/dev.py lint             ruff and mypy
+    tools/dev.py coverage         what the portable ring runs of the package, by room; too little of one is a failure
 
 Each takes --python 3.11|3.12|3.13|3.14 (or 3.13t, 3.14t: free-threaded); the default is the newest that works here.
 What they need is downloaded and made on the first run, and kept in the user's cache folder (on Linux about 1 GB, in

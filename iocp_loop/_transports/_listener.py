@@ -7,8 +7,8 @@ that concerns this one client and closes this one socket:
 * a packet that brings an error tells of a client that was gone before it was accepted (MSDN, AcceptEx,
   WSAECONNRESET): close its socket, go on; after many such in a row, with a pause that grows;
 * a protocol factory that raises: reported, its connection closed, go on;
-* an accept that cannot even be posted (no buffers, no handles left) is the listener's own trouble: reported, and
-  tried again after a while. The listener is never closed for it.
+* an accept that cannot even be posted (no buffers, no handles, no memory left) is the listener's own trouble:
+  reported, and tried again after a while. The listener is never closed for it.
 """
 
 import contextvars
@@ -36,6 +36,12 @@ ACCEPTS_MAX = 128
 ERRORS_AT_ONCE_MAX = 16
 ERROR_PAUSE_S = 0.001
 ERROR_PAUSE_MAX_S = 1.0
+
+
+def pause_after(errors: int) -> float:
+    """Seconds to wait before the next accept, after so many errors in a row; 0 while none is needed."""
+    doublings = errors - ERRORS_AT_ONCE_MAX - 1
+    return 0 if doublings < 0 else min(ERROR_PAUSE_S * 2 ** min(doublings, 20), ERROR_PAUSE_MAX_S)
 
 
 class Listener:
@@ -99,14 +105,14 @@ class Listener:
                 operation.context = self._context
                 self._operations.append(operation)
                 self._cast(operation)
-        except OSError as exc:
+        except Exception as exc:
             self._try_later(exc)
 
     def _cast(self, operation: OverlappedEx) -> None:
         self._verbs.prepare_accept(operation, self._sock)
         self._proactor.submit(operation)
 
-    def _try_later(self, exc: OSError) -> None:
+    def _try_later(self, exc: Exception) -> None:
         if self._retry is not None or self._endpoint.closing:
             return
         self._loop.call_exception_handler(
@@ -125,7 +131,7 @@ class Listener:
             if conn is not None:
                 conn.close()
             return
-        addresses = None if status else self._verbs.accepted_addresses(self._proactor, operation, self._sock)
+        addresses = None if status else self._addresses_of(operation)
         self._cast_again(operation, status)
         if addresses is None:
             conn.close()
@@ -138,7 +144,24 @@ class Listener:
             private.logger.debug("a connection was gone before it was accepted: %r", exc)
             conn.close()
             return
+        except Exception as exc:
+            conn.close()
+            self._report_lost(exc)
+            return
         self._make_connection(conn, endpoint, addresses)
+
+    def _addresses_of(self, operation: OverlappedEx) -> tuple[bytes, bytes] | None:
+        """None where memory was missing: the client is lost, and not the accept."""
+        try:
+            addresses: tuple[bytes, bytes] = self._verbs.accepted_addresses(self._proactor, operation, self._sock)
+        except Exception as exc:
+            self._report_lost(exc)
+            return None
+        return addresses
+
+    def _report_lost(self, exc: BaseException, **facts: Any) -> None:
+        message = "Error on transport creation for incoming connection"
+        self._loop.call_exception_handler({"message": message, "exception": exc, **facts})
 
     def _cast_again(self, operation: OverlappedEx, status: int) -> None:
         not_posted = status & 0xFFFF_0000 == NTSTATUS_WIN32_FACILITY
@@ -148,20 +171,16 @@ class Listener:
             self._try_later(_sockets.error_of(operation, status))
             return
         self._errors_in_a_row = self._errors_in_a_row + 1 if status else 0
-        if self._errors_in_a_row > ERRORS_AT_ONCE_MAX:
-            self._pause()
+        if pause := pause_after(self._errors_in_a_row):
+            if self._retry is None:
+                self._retry = self._loop.call_later(pause, self._cast_all)
             return
         try:
             self._cast(operation)
             if self._outstanding < self._limit:
                 self._maybe_cast_more()
-        except OSError as exc:
+        except Exception as exc:
             self._try_later(exc)
-
-    def _pause(self) -> None:
-        if self._retry is None:
-            doublings = min(self._errors_in_a_row - ERRORS_AT_ONCE_MAX - 1, 20)
-            self._retry = self._loop.call_later(min(ERROR_PAUSE_S * 2**doublings, ERROR_PAUSE_MAX_S), self._cast_all)
 
     def _maybe_cast_more(self) -> None:
         if not self._accepted_this_turn:
@@ -184,10 +203,4 @@ class Listener:
             raise
         except BaseException as exc:
             self._proactor.close_endpoint(endpoint)
-            self._loop.call_exception_handler(
-                {
-                    "message": "Error on transport creation for incoming connection",
-                    "exception": exc,
-                    "peername": sockaddr.decode(addresses[1]),
-                }
-            )
+            self._report_lost(exc, peername=sockaddr.decode(addresses[1]))

@@ -14,6 +14,7 @@ from .._endpoint import Endpoint
 from .._operation import OverlappedEx
 from .._sockets import error_of, winerror_of
 from .._win32.constants import Error
+from ._listener import pause_after
 from ._messages import MessageReader, MessageWriter
 from ._stream import StreamTransport
 
@@ -138,6 +139,7 @@ class PipeServer:
         self._waiting: dict[int, tuple[OverlappedEx, private.PipeHandle]] = {}  # by address
         self._arrived: dict[Endpoint, StreamTransport] = {}  # whose connection_made() is still to come
         self._retry: Any = None
+        self._errors_in_a_row = 0
         self._closed = False
         self._add_instance(first=True)
         self._fill_up()
@@ -171,7 +173,7 @@ class PipeServer:
         try:
             while not self._closed and len(self._waiting) < INSTANCES_WAITING:
                 self._add_instance(first=False)
-        except OSError as exc:
+        except Exception as exc:
             message = f"Pipe instance cannot be made; trying again in {private.ACCEPT_RETRY_DELAY_S} s"
             self._loop.call_exception_handler({"message": message, "exception": exc, "pipe": self._name})
             self._retry = self._loop.call_later(private.ACCEPT_RETRY_DELAY_S, self._fill_up)
@@ -182,10 +184,14 @@ class PipeServer:
         )
         try:
             endpoint = _pipes.register(self._proactor, pipe.fileno(), pipe)
-        except OSError:
+        except BaseException:
             pipe.close()
             raise
-        operation = _pipes.connect_operation(self._proactor, endpoint, self._on_connected)
+        try:
+            operation = _pipes.connect_operation(self._proactor, endpoint, self._on_connected)
+        except BaseException:
+            self._proactor.close_endpoint(endpoint)
+            raise
         operation.context = self._context
         self._waiting[operation.address] = (operation, pipe)
         self._proactor.submit(operation)
@@ -197,9 +203,16 @@ class PipeServer:
         self._proactor.release(operation)
         if endpoint.closing:
             return
-        # Another instance waits before any user code runs.
-        self._fill_up()
-        if code not in (Error.SUCCESS, Error.PIPE_CONNECTED):
+        is_gone = code not in (Error.SUCCESS, Error.PIPE_CONNECTED)
+        self._errors_in_a_row = self._errors_in_a_row + 1 if is_gone else 0
+        if pause := pause_after(self._errors_in_a_row):
+            # An error that stays must not keep the loop busy.
+            if self._retry is None:
+                self._retry = self._loop.call_later(pause, self._fill_up)
+        else:
+            # Another instance waits before any user code runs.
+            self._fill_up()
+        if is_gone:
             # The client came and went (ERROR_NO_DATA), or the instance broke: this one's trouble only.
             private.logger.debug("a pipe client was gone before it was accepted: %r", error_of(operation, status))
             self._proactor.close_endpoint(endpoint)

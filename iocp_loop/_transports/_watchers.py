@@ -38,7 +38,17 @@ class _Watcher:
     def on_ready(self, closed: bool, _reset: bool) -> None:
         if closed:
             self.owner.forget(self)
+        elif self._was_closed():
+            # Closed while no request was out that could have told: the answer is about whoever has the handle now.
+            self.owner.forget(self)
+            _readiness.of(self.owner.proactor).unwatch(self.registration)
         private.run_handle(self.handle)
+
+    def _was_closed(self) -> bool:
+        try:
+            return _fileno(self.fileobj) != self.fd
+        except ValueError:
+            return True
 
 
 class Watchers:
@@ -46,6 +56,7 @@ class Watchers:
 
     def __init__(self, loop: "IocpEventLoop") -> None:
         self._loop = loop
+        self.proactor = loop.proactor
         self._table: dict[tuple[int, Interest], _Watcher] = {}
 
     def add(self, interest: Interest, fileobj: Any, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -56,9 +67,9 @@ class Watchers:
             RuntimeError: a transport owns it.
         """
         fd = _fileno(fileobj)
-        _readiness.refuse_owned(self._loop.proactor, fd)
+        _readiness.refuse_owned(self.proactor, fd)
         watcher = _Watcher(self, fd, fileobj, interest, asyncio.Handle(callback, args, self._loop, None))
-        readiness = _readiness.of(self._loop.proactor)
+        readiness = _readiness.of(self.proactor)
         try:
             watcher.registration = readiness.watch(fd, interest, watcher.on_ready)
         except OSError as exc:
@@ -78,7 +89,7 @@ class Watchers:
             if not found or isinstance(fileobj, int):
                 raise
             return self._remove(found[0])
-        _readiness.refuse_owned(self._loop.proactor, fd)
+        _readiness.refuse_owned(self.proactor, fd)
         return self._remove(self._table.get((fd, interest)))
 
     def close(self) -> None:
@@ -96,7 +107,7 @@ class Watchers:
             return False
         self.forget(watcher)
         watcher.handle.cancel()
-        _readiness.of(self._loop.proactor).unwatch(watcher.registration)
+        _readiness.of(self.proactor).unwatch(watcher.registration)
         return True
 
 

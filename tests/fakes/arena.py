@@ -5,6 +5,7 @@ system: `check` names the block that somebody wrote to.
 """
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 from iocp_loop._arena import OperationT, retire
@@ -15,14 +16,19 @@ _PATTERN = 0xDD
 
 
 class PatternArena:
-    """An arena that notices writes to what was released. For one schedule; not thread-safe."""
+    """An arena that notices writes to what was released. For one schedule; not thread-safe.
 
-    def __init__(self) -> None:
+    `is_exhausted` is asked before it gives out anything: True, and it raises MemoryError.
+    """
+
+    def __init__(self, is_exhausted: Callable[[], bool] = bool) -> None:
+        self._is_exhausted = is_exhausted
         self._blocks: dict[int, bytearray] = {}
         self._released: dict[int, bytearray] = {}
         self._gives_bytes = False
 
     def operation(self, cls: type[OperationT], io_type: IoType) -> OperationT:
+        self._check()
         block = bytearray(ctypes.sizeof(cls))
         operation = cls.from_buffer(block)
         operation.prepare(io_type)
@@ -30,6 +36,7 @@ class PatternArena:
         return operation
 
     def buffer(self, size: int) -> Any:
+        self._check()
         block = bytearray(size)
         array = (ctypes.c_char * size).from_buffer(block)
         self._blocks[ctypes.addressof(array)] = block
@@ -38,6 +45,7 @@ class PatternArena:
     def message_buffer(self, size: int) -> Any:
         # Every other one as in HeapArena: who keeps what he was given, and compares it later, sees what was written to
         # it behind his back.
+        self._check()
         self._gives_bytes = not self._gives_bytes
         return new_bytes(size=size) if self._gives_bytes else self.buffer(size)
 
@@ -47,6 +55,10 @@ class PatternArena:
 
     def release_buffer(self, buffer: Any) -> None:
         self._stomp(address_of(buffer))
+
+    def _check(self) -> None:
+        if self._is_exhausted():
+            raise MemoryError("the fake arena is exhausted")
 
     def _stomp(self, address: int) -> None:
         block = self._blocks.pop(address, None)

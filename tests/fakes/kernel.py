@@ -20,25 +20,35 @@ no time: `now_ms` moves instead.
 """
 
 import ctypes
+import errno
 import random
+import socket
 import weakref
-from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from iocp_loop._operation import ORPHANS, SETTLED, OverlappedEx
 from iocp_loop._win32 import prototypes
 from iocp_loop._win32.constants import INFINITE, INVALID_HANDLE_VALUE, Error, NotificationMode, Status, WsaError
+from iocp_loop._win32.errors import is_failure, winerror_from_status
 from iocp_loop._win32.types import DWORD, OVERLAPPED, OVERLAPPED_ENTRY, WSABUF
 
-from .network import Accept, Connect, FakeSocket, Receive, Request, Result, Send
+from .afd import AfdCalls
+from .datagrams import DatagramCalls
+from .files import FileCalls
+from .handles import FakeHandle, Request, Result, os_error
+from .network import Accept, Connect, FakeSocket, Receive, Send
+from .pipes import PipeCalls
 
 # What a peer does: each step is one action; it yields whether it could do anything.
 Actor = Generator[bool, None, None]
 
 TURNS_MAX = 100_000  # Of one wait. No schedule of ours comes near it; more means that two sides spin.
 _POINTER_SIZE = ctypes.sizeof(ctypes.c_size_t)
+_SEVERITY = 0xC000_0000  # of an NTSTATUS: both bits for an error, the upper one alone for a warning
+
+HandleT = TypeVar("HandleT", bound=FakeHandle)
 
 
 class Violation(AssertionError):
@@ -60,7 +70,10 @@ class Chances:
     partial_send: float = 0.3
     short_send: float = 0.0  # end an overlapped send with success before all of it is out (Windows is said not to)
     would_block: float = 0.2  # a send that had room is told to come back
+    accept_failure: float = 0.0  # an accept fails, and its client waits for the next one
+    no_handle: float = 0.0  # a new socket cannot be made, or not be associated
     stuck: float = 0.0  # a request that never ends
+    memory_error: float = 0.0  # a call raises MemoryError and does nothing; see _NEEDS_NO_MEMORY
     reorder: float = 0.5  # hand packets out in another order than they were queued
     idle: float = 0.3  # let a wait see nothing of what could have happened
 
@@ -71,6 +84,23 @@ class _Port:
     closed: bool = False
 
 
+# What Proactor.submit calls, with arguments that are prepared, and what takes it back: no memory is needed there.
+_NEEDS_NO_MEMORY = frozenset(
+    {
+        "CancelIoEx",
+        "WSARecv",
+        "WSASend",
+        "WSARecvFrom",
+        "WSASendTo",
+        "AcceptEx",
+        "ConnectEx",
+        "TransmitFile",
+        "ReadFile",
+        "WriteFile",
+        "ConnectNamedPipe",
+        "NtDeviceIoControlFile",
+    }
+)
 # A prepared argument, back to its value: a private function object, so that the prototype is ours alone.
 _python = ctypes.PyDLL(ctypes.pythonapi._name, handle=ctypes.pythonapi._handle)
 _value_of = _python.PyLong_FromSize_t
@@ -83,7 +113,7 @@ _MASKS = {
 }
 
 
-class FakeKernel:
+class FakeKernel(DatagramCalls, PipeCalls, FileCalls, AfdCalls):
     """Sockets, requests and one completion port, under one seed.
 
     Args:
@@ -96,10 +126,12 @@ class FakeKernel:
         self.random = random.Random(seed)
         self.chances = chances or Chances()
         self.now_ms = 0
+        self.accepts_fail = False  # each of them, at once, whether somebody comes or not
+        self.files: dict[int, bytes] = {}  # by handle: what TransmitFile sends
         self.calls: dict[str, int] = {}  # how often each was called
         self.violations: list[str] = []
         self._error = 0
-        self._handles: dict[int, FakeSocket | _Port] = {}
+        self._handles: dict[int, FakeHandle | _Port] = {}
         self._free_handles: list[int] = []
         self._next_handle = 0x100
         self._next_tcp_port = 49152
@@ -107,6 +139,7 @@ class FakeKernel:
         self._open: dict[Request, None] = {}  # those of them that have not finished, in order
         self._actors: list[Actor] = []
         self._proactor: Any = None
+        self._peers_turn = False  # no call is the program's now
 
     # -- for the tests -----------------------------------------------------------------------------------------
 
@@ -116,9 +149,13 @@ class FakeKernel:
 
     def socket(self) -> FakeSocket:
         """A new socket, neither bound nor connected."""
-        sock = FakeSocket(self, self._new_handle())
-        self._handles[sock.handle] = sock
-        return sock
+        return self.make(FakeSocket)
+
+    def make(self, cls: Callable[["FakeKernel", int], HandleT]) -> HandleT:
+        """A new object of that class behind a handle."""
+        handle = self.new_handle()
+        thing = self._handles[handle] = cls(self, handle)
+        return thing
 
     def socketpair(self) -> tuple[FakeSocket, FakeSocket]:
         """Two connected non-blocking sockets."""
@@ -133,7 +170,16 @@ class FakeKernel:
         """A non-blocking listener; clients come by ConnectEx or by `connect_to`."""
         sock = self.socket()
         sock.name = ("127.0.0.1", self.new_tcp_port())
-        sock.backlog = deque()
+        sock.listen()
+        sock.setblocking(False)
+        return sock
+
+    def accepting_socket(self) -> FakeSocket:
+        """What `socket.socket()` gives to a listener; there may be none."""
+        self.count("socket")
+        if self.chance("no_handle"):
+            raise os_error(OSError, errno.EMFILE, WsaError.MFILE)
+        sock = self.socket()
         sock.setblocking(False)
         return sock
 
@@ -144,6 +190,10 @@ class FakeKernel:
         client.name = ("127.0.0.1", self.new_tcp_port())
         client.arrive_at(listener)
         return client
+
+    def give_away(self, sock: FakeHandle) -> None:
+        """Let it belong to a port of somebody else."""
+        sock.association = (0, 0)
 
     def act(self, actor: Actor) -> None:
         """Let a peer take its steps whenever the program waits."""
@@ -188,14 +238,16 @@ class FakeKernel:
         assert ports == [], "a port was left open"
 
     @property
-    def open_sockets(self) -> list[FakeSocket]:
-        """Sockets that nobody has closed."""
-        return [thing for thing in self._handles.values() if isinstance(thing, FakeSocket)]
+    def open_handles(self) -> list[FakeHandle]:
+        """What nobody has closed, beside ports."""
+        return [thing for thing in self._handles.values() if isinstance(thing, FakeHandle)]
 
-    # -- for the sockets ---------------------------------------------------------------------------------------
+    # -- for what is behind handles ----------------------------------------------------------------------------
 
     def count(self, name: str) -> None:
         self.calls[name] = self.calls.get(name, 0) + 1
+        if name not in _NEEDS_NO_MEMORY and not self._peers_turn and self.chance("memory_error"):
+            raise MemoryError(f"{name} of the fake kernel")
 
     def chance(self, name: str) -> bool:
         probability = getattr(self.chances, name)
@@ -230,26 +282,28 @@ class FakeKernel:
     def extension(self, sock: FakeSocket, name: str) -> Any:
         return getattr(self, name)
 
-    def skips_port_safely(self, sock: FakeSocket) -> bool:
-        return True
+    def skips_port_safely(self, sock: Any) -> bool:
+        return bool(sock.type == socket.SOCK_STREAM)
 
     def CreateIoCompletionPort(self, handle: int, port: int, key: int, threads: int, /) -> int:
         self.count("CreateIoCompletionPort")
         if handle == INVALID_HANDLE_VALUE:
-            new = self._new_handle()
+            new = self.new_handle()
             self._handles[new] = _Port([])
             return new
-        sock = self._handles.get(handle)
-        if not isinstance(sock, FakeSocket):
+        thing = self._handles.get(handle)
+        if not isinstance(thing, FakeHandle):
             return self._fail(Error.INVALID_HANDLE)
-        if sock.association is not None:
+        if thing.association is not None:
             return self._fail(Error.INVALID_PARAMETER)
-        sock.association = (port, key)
+        if self.chance("no_handle"):
+            return self._fail(Error.NOT_ENOUGH_MEMORY)
+        thing.association = (port, key)
         return port
 
     def SetFileCompletionNotificationModes(self, handle: int, flags: int, /) -> int:
         self.count("SetFileCompletionNotificationModes")
-        self._socket(handle).skips_port = bool(flags & NotificationMode.SKIP_COMPLETION_PORT_ON_SUCCESS)
+        self.thing(handle, FakeHandle).skips_port = bool(flags & NotificationMode.SKIP_COMPLETION_PORT_ON_SUCCESS)
         return 1
 
     def PostQueuedCompletionStatus(self, port: int, byte_count: int, key: int, overlapped: int, /) -> int:
@@ -259,6 +313,10 @@ class FakeKernel:
 
     def CloseHandle(self, handle: int, /) -> int:
         self.count("CloseHandle")
+        thing = self._handles.get(handle)
+        if isinstance(thing, FakeHandle):
+            thing.close()
+            return 1
         port = self._port(handle)
         port.closed = True
         del self._handles[handle]
@@ -308,13 +366,13 @@ class FakeKernel:
     def WSARecv(self, *args: Any) -> int:
         handle, array, array_length, count_at, _flags, overlapped, routine = self._arguments("WSARecv", args)
         self._check_pointers("WSARecv", count_at, routine)
-        sock = self._socket(handle)
+        sock = self.thing(handle, FakeSocket)
         return self._start(Receive(sock, overlapped, self._ranges(overlapped, array, array_length)), -1)
 
     def WSASend(self, *args: Any) -> int:
         handle, array, array_length, count_at, _flags, overlapped, routine = self._arguments("WSASend", args)
         self._check_pointers("WSASend", count_at, routine)
-        sock = self._socket(handle)
+        sock = self.thing(handle, FakeSocket)
         if sock.write_closed:
             return self._fail(WsaError.SHUTDOWN, -1)
         return self._start(Send(sock, overlapped, self._ranges(overlapped, array, array_length)), -1)
@@ -322,11 +380,11 @@ class FakeKernel:
     def AcceptEx(self, *args: Any) -> int:
         handle, accepting, block, first_bytes, local, remote, count_at, overlapped = self._arguments("AcceptEx", args)
         self._check_pointers("AcceptEx", count_at, first_bytes)
-        accepted = self._socket(accepting)
+        accepted = self.thing(accepting, FakeSocket)
         if accepted.peer is not None:
             return self._fail(WsaError.INVAL, 0)
         ranges = [(overlapped, ctypes.sizeof(OVERLAPPED)), (block, local + remote)]
-        return self._start(Accept(self._socket(handle), overlapped, ranges, accepted), 0)
+        return self._start(Accept(self.thing(handle, FakeSocket), overlapped, ranges, accepted), 0)
 
     def GetAcceptExSockaddrs(self, block: int, first: int, local: int, remote: int, *where: int) -> None:
         for index, (at, length_at) in enumerate(zip(where[::2], where[1::2], strict=True)):
@@ -336,7 +394,7 @@ class FakeKernel:
     def ConnectEx(self, *args: Any) -> int:
         handle, target, length, _data, _size, count_at, overlapped = self._arguments("ConnectEx", args)
         self._check_pointers("ConnectEx", count_at, 0)
-        sock = self._socket(handle)
+        sock = self.thing(handle, FakeSocket)
         if sock.name is None:
             return self._fail(WsaError.INVAL, 0)
         ranges = [(overlapped, ctypes.sizeof(OVERLAPPED)), (target, length)]
@@ -369,10 +427,11 @@ class FakeKernel:
         self._error = int(code)
         return answer
 
-    def _socket(self, handle: int) -> FakeSocket:
+    def thing(self, handle: int, cls: type[HandleT]) -> HandleT:
+        """What is behind a handle, which must be of that class."""
         thing = self._handles.get(handle)
-        if not isinstance(thing, FakeSocket):
-            self.violation(f"handle {handle:#x} is no open socket")
+        if not isinstance(thing, cls):
+            self.violation(f"handle {handle:#x} is no open {cls.__name__}")
         return thing  # type: ignore[return-value]
 
     def _port(self, handle: int) -> _Port:
@@ -381,7 +440,7 @@ class FakeKernel:
             self.violation(f"handle {handle:#x} is no open port")
         return thing  # type: ignore[return-value]
 
-    def _new_handle(self) -> int:
+    def new_handle(self) -> int:
         # Values are used again at once, as Windows does: a stale handle names somebody else's socket.
         if self._free_handles and self.random.random() < 0.8:
             return self._free_handles.pop()
@@ -389,13 +448,23 @@ class FakeKernel:
         return self._next_handle
 
     def _start(self, request: Request, failure: int) -> int:
+        """`_begin` for a call that answers `failure`, or one more, and leaves the rest to the last error."""
+        status = self._begin(request)
+        if status == Status.SUCCESS:
+            return failure + 1
+        if status == Status.PENDING:
+            return self._fail(Error.IO_PENDING, failure)
+        return self._fail(winerror_from_status(status, is_socket=request.sock.is_socket), failure)
+
+    def _begin(self, request: Request) -> int:
+        """Take a request on; what the call answers as an NTSTATUS."""
         address = request.address
         if address in self._in_flight:
             self.violation(f"the OVERLAPPED at {address:#x} is submitted again while it is in flight")
         self._write_status_block(address, Status.PENDING, 0)
         if self.chance("submit_failure"):
             # The status block keeps saying "pending" after a failure at once; so does the real kernel.
-            return self._fail(WsaError.NOBUFS, failure)
+            return Status.INSUFFICIENT_RESOURCES
         if request.sock.association is None:
             self.violation(f"{request!r} starts on a handle without a port: its packet would go nowhere")
         self._in_flight[address] = request
@@ -404,16 +473,26 @@ class FakeKernel:
         request.stuck = self.chance("stuck")
         first = not request.line
         request.line.append(request)
-        if first and not request.stuck and request.can_finish_inline and self.chance("inline"):
-            result = request.progress()
-            if result is not None and result[0] == Status.SUCCESS:
-                self._finish(request, result, inline=True)
-                return failure + 1
-            if result is not None:
-                self._forget(request)
-                del self._in_flight[address]
-                return self._fail(_WINSOCK_CODES[result[0]], failure)
-        return self._fail(Error.IO_PENDING, failure)
+        if request.fails_at_once or (
+            first and not request.stuck and request.can_finish_inline and self.chance("inline")
+        ):
+            return self._try_inline(request)
+        return Status.PENDING
+
+    def _try_inline(self, request: Request) -> int:
+        result = request.progress()
+        if result is None:
+            return Status.PENDING
+        status = result[0]
+        if status & _SEVERITY == _SEVERITY:
+            # An error: nothing was queued, and no packet comes. A warning's comes, as that of a success.
+            self._forget(request)
+            del self._in_flight[request.address]
+            return status
+        if is_failure(status) and request.sock.skips_port:
+            self.violation(f"{request!r} ends with a warning in skip mode: Wine posts no packet then, and Windows may")
+        self._finish(request, result, inline=True)
+        return status
 
     def _turn(self) -> bool:
         """Let one thing happen; False if nothing can."""
@@ -428,7 +507,9 @@ class FakeKernel:
                 if self._advance(candidate):
                     return True
             else:
+                self._peers_turn = True
                 acted = next(candidate, None)
+                self._peers_turn = False
                 if acted is None:
                     self._actors.remove(candidate)
                     return True
@@ -527,13 +608,6 @@ class FakeKernel:
         for address, size in request.ranges:
             if size and not any(start <= address and address + size <= end for start, end in owned):
                 self.violation(f"nothing that {operation!r} holds keeps the {size} bytes at {address:#x} alive")
-
-
-_WINSOCK_CODES = {
-    Status.CONNECTION_RESET: WsaError.CONNRESET,
-    Status.CONNECTION_REFUSED: WsaError.CONNREFUSED,
-    Status.INVALID_CONNECTION: WsaError.NOTCONN,
-}
 
 
 def _spans_of(operation: OverlappedEx) -> Iterable[tuple[int, int]]:

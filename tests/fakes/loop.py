@@ -5,12 +5,17 @@ import contextlib
 import weakref
 from typing import Any
 
+from iocp_loop import _pipes, _sockets
 from iocp_loop._loop import IocpEventLoop
+from iocp_loop._transports._base import EndpointTransport
+from iocp_loop._transports._datagram import DatagramTransport
 from iocp_loop._transports._stream import StreamTransport
 
 from .arena import PatternArena
+from .datagrams import FakeDatagramSocket
 from .kernel import FakeKernel
 from .network import FakeSocket
+from .pipes import FakePipeEnd
 
 
 class FakeLoop(IocpEventLoop):
@@ -21,9 +26,9 @@ class FakeLoop(IocpEventLoop):
 
     def __init__(self, kernel: FakeKernel) -> None:
         super().__init__(kernel=kernel)
-        self.arena = self.proactor.arena = PatternArena()
+        self.arena = self.proactor.arena = PatternArena(lambda: kernel.chance("memory_error"))
         self.reports: list[dict[str, Any]] = []
-        self.transports: weakref.WeakSet[StreamTransport] = weakref.WeakSet()
+        self.transports: weakref.WeakSet[EndpointTransport] = weakref.WeakSet()
         self.set_exception_handler(lambda _loop, report: self.reports.append(report))
         kernel.watch(self.proactor)
 
@@ -32,6 +37,20 @@ class FakeLoop(IocpEventLoop):
 
     def run_forever(self) -> None:
         asyncio.BaseEventLoop.run_forever(self)
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        """No thread: the fake kernel could not know that one is at work, and would call the wait for it a deadlock."""
+        future = self.create_future()
+
+        def work() -> None:
+            if not future.done():
+                try:
+                    future.set_result(func(*args))
+                except Exception as exc:
+                    future.set_exception(exc)
+
+        self.call_later(self.proactor.kernel.random.choice((0, 0.001)), work)  # type: ignore[attr-defined]
+        return future
 
     def take_apart(self) -> None:
         """After a failed schedule: end what is left of it, so that it is not reported a second time as garbage."""
@@ -49,7 +68,25 @@ class FakeLoop(IocpEventLoop):
 
     def transport(self, sock: FakeSocket, protocol: Any, *, skip_port: bool = True) -> StreamTransport:
         """As `_make_socket_transport` does it for a real socket."""
-        endpoint = self.proactor.register(sock.fileno(), sock, skip_port=skip_port)
+        endpoint: Any
+        if sock.association is None:
+            endpoint = self.proactor.register(sock.fileno(), sock, skip_port=skip_port)
+        else:
+            endpoint = _sockets.register(self.proactor, sock, sock)  # type: ignore[arg-type]
         transport = StreamTransport(self, endpoint, sock, protocol)  # type: ignore[arg-type]
+        self.transports.add(transport)
+        return transport
+
+    def datagram_transport(self, sock: FakeDatagramSocket, protocol: Any, address: Any = None) -> DatagramTransport:
+        """As `_make_datagram_transport`."""
+        endpoint = _sockets.register(self.proactor, sock, sock)  # type: ignore[arg-type]
+        transport = DatagramTransport(self, endpoint, sock, protocol, address)  # type: ignore[arg-type]
+        self.transports.add(transport)
+        return transport
+
+    def pipe_transport(self, cls: type[StreamTransport], pipe: FakePipeEnd, protocol: Any) -> StreamTransport:
+        """As `_make_pipe_transport`."""
+        endpoint = _pipes.register(self.proactor, pipe.fileno(), pipe)
+        transport = cls(self, endpoint, pipe, protocol, verbs=_pipes)
         self.transports.add(transport)
         return transport

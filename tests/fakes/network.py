@@ -1,10 +1,7 @@
-"""The sockets of the fake kernel, and the requests that programs leave with it.
+"""The TCP sockets of the fake kernel, and the requests that programs leave with them.
 
 A `FakeSocket` offers what the package uses of Python's socket, with one difference: where the real one would answer
 by chance (how much of a send is taken, whether it would block), this one asks the kernel's seeded generator.
-
-A `Request` is an overlapped call that has not finished. It reads and writes the caller's real memory, piece by piece
-and as late as the schedule likes, as the real kernel does.
 """
 
 import ctypes
@@ -16,30 +13,13 @@ from typing import TYPE_CHECKING, Any
 from iocp_loop._win32 import sockaddr
 from iocp_loop._win32.constants import SocketOption, Status, WsaError
 
+from .handles import FakeSocketBase, Request, Result, connection_reset, os_error, would_block
+
 if TYPE_CHECKING:
     from .kernel import FakeKernel
 
-Result = tuple[int, int]  # NTSTATUS, byte count
-ADDRESS_MARGIN = 16  # AcceptEx wants each address area 16 bytes larger than the address (MSDN).
 
-
-def os_error(cls: type[OSError], number: int, winerror: int) -> OSError:
-    """An OSError as Python's socket raises it on Windows, on any system."""
-    error = cls(number, f"fake WinError {winerror}")
-    error.winerror = int(winerror)
-    error.errno = number
-    return error
-
-
-def would_block() -> OSError:
-    return os_error(BlockingIOError, errno.EWOULDBLOCK, WsaError.WOULDBLOCK)
-
-
-def connection_reset() -> OSError:
-    return os_error(ConnectionResetError, errno.ECONNRESET, WsaError.CONNRESET)
-
-
-class FakeSocket:
+class FakeSocket(FakeSocketBase):
     """One end of a TCP connection, or a listener, or a socket that is neither yet. Made by `FakeKernel`."""
 
     family = socket.AF_INET
@@ -47,9 +27,7 @@ class FakeSocket:
     proto = socket.IPPROTO_TCP
 
     def __init__(self, kernel: "FakeKernel", handle: int) -> None:
-        self.kernel = kernel
-        self.handle = handle
-        self.name: tuple[str, int] | None = None  # the local address, once there is one
+        super().__init__(kernel, handle)
         self.peer: FakeSocket | None = None
         self.inbound = bytearray()  # arrived, not received
         self.capacity = kernel.random.choice((1, 7, 64, 1000, 65536))  # of `inbound`
@@ -58,12 +36,8 @@ class FakeSocket:
         self.backlog: deque[FakeSocket] | None = None  # of a listener: clients that wait to be accepted
         self.write_closed = False
         self.was_reset = False
-        self.closed = False
         self.context_updated = True  # False between AcceptEx/ConnectEx and the SO_UPDATE_..._CONTEXT after it
-        self.skips_port = False
-        self.association: tuple[int, int] | None = None  # port handle, completion key
-        self.timeout: float | None = None
-        self.options: dict[tuple[int, int], Any] = {}
+        self.connect_failed = False
         self.sent = bytearray()  # every byte that ever entered the connection here, for the tests
         self.received_count = 0  # and how many left it here
 
@@ -73,45 +47,25 @@ class FakeSocket:
 
     # -- what a program calls ----------------------------------------------------------------------------------
 
-    def fileno(self) -> int:
-        return -1 if self.closed else self.handle
-
-    def setblocking(self, flag: bool) -> None:
-        self.timeout = None if flag else 0.0
-
-    def settimeout(self, timeout: float | None) -> None:
-        self.timeout = timeout
-
-    def gettimeout(self) -> float | None:
-        return self.timeout
-
-    def getblocking(self) -> bool:
-        return self.timeout is None
-
     def setsockopt(self, level: int, option: int, value: Any) -> None:
-        self._check_open()
+        super().setsockopt(level, option, value)
+        is_gone = self.peer is not None and self.peer.closed
+        if option == SocketOption.UPDATE_ACCEPT_CONTEXT and is_gone and self.kernel.random.random() < 0.5:
+            # The client went meanwhile, and sometimes the stack knows.
+            raise os_error(OSError, errno.ENOTCONN, WsaError.NOTCONN)
         if option in (SocketOption.UPDATE_ACCEPT_CONTEXT, SocketOption.UPDATE_CONNECT_CONTEXT):
             self.context_updated = True
-        self.options[level, option] = value
 
     def getsockopt(self, level: int, option: int, size: int = 0) -> Any:
-        self._check_open()
-        return self.options.get((level, option), bytes(size) if size else 0)
-
-    def getsockname(self) -> tuple[str, int]:
-        self._check_open()
-        return self.name or ("0.0.0.0", 0)
+        if option == socket.SO_ERROR and self.connect_failed:
+            return int(WsaError.CONNREFUSED)
+        return super().getsockopt(level, option, size)
 
     def getpeername(self) -> tuple[str, int]:
-        self._check_open()
+        self.check_open()
         if self.peer is None or not self.context_updated:
             raise os_error(OSError, errno.ENOTCONN, WsaError.NOTCONN)
         return self.peer.name or ("0.0.0.0", 0)
-
-    def bind(self, address: tuple[str, int]) -> None:
-        if self.name is not None:
-            raise os_error(OSError, errno.EINVAL, WsaError.INVAL)
-        self.name = (address[0], address[1] or self.kernel.new_tcp_port())
 
     def send(self, data: Any, flags: int = 0) -> int:
         """As on a non-blocking socket: takes some of it, or raises BlockingIOError."""
@@ -123,9 +77,8 @@ class FakeSocket:
 
     def _send(self, view: memoryview) -> int:
         kernel = self.kernel
-        self._check_open()
-        if self.timeout is None:
-            kernel.violation(f"{self!r} sends while it is blocking: the whole program would wait")
+        self.check_open()
+        self.check_not_blocking()
         if self.sends:
             kernel.violation(f"{self!r} sends past an overlapped send in flight: the bytes may change places")
         if self.write_closed:
@@ -152,7 +105,7 @@ class FakeSocket:
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """As on a non-blocking socket."""
-        self._check_open()
+        self.check_open()
         if self.receives:
             raise would_block()  # It does not steal from an overlapped receive in flight.
         if self.inbound:
@@ -169,8 +122,41 @@ class FakeSocket:
         view[: len(chunk)] = chunk
         return len(chunk)
 
+    def listen(self, backlog: int = 100) -> None:
+        if self.backlog is None:
+            self.backlog = deque()
+
+    def accept(self) -> tuple["FakeSocket", Any]:
+        """As on a non-blocking socket."""
+        self.check_open()
+        self.check_not_blocking()
+        if not self.backlog:
+            raise would_block()
+        client = self.backlog.popleft()
+        if client.closed or client.was_reset:
+            raise connection_reset()
+        accepted = self.kernel.accepting_socket()
+        accepted.join(client, self.name)
+        return accepted, client.name
+
+    def join(self, client: "FakeSocket", name: Any) -> None:
+        """Become the end of a connection that nobody has had yet."""
+        assert client.peer is not None
+        self.name, self.peer, self.inbound = name, client, client.peer.inbound
+        client.peer = self
+
+    def connect_ex(self, address: Any) -> int:
+        """As on a non-blocking socket: how it ends is told by a poll, and by SO_ERROR."""
+        self.check_not_blocking()
+        listener = self.kernel.listener_at(address)
+        if listener is None:
+            self.connect_failed = True
+        else:
+            self.arrive_at(listener)
+        return WsaError.WOULDBLOCK
+
     def shutdown(self, how: int) -> None:
-        self._check_open()
+        self.check_open()
         if self.peer is None or not self.context_updated:
             raise os_error(OSError, errno.ENOTCONN, WsaError.NOTCONN)
         if how in (socket.SHUT_WR, socket.SHUT_RDWR):
@@ -180,8 +166,8 @@ class FakeSocket:
         """Close the handle: with a reset if `SO_LINGER` (1, 0) asks for it, or if something was not received."""
         if self.closed:
             return
-        self.kernel.handle_closes(self.handle)
-        self.closed = self.write_closed = True
+        super().close()
+        self.write_closed = True
         linger = self.options.get((socket.SOL_SOCKET, socket.SO_LINGER))
         rude = linger is not None and bytes(linger)[:1] != b"\0" and not any(bytes(linger)[len(linger) // 2 :])
         if self.peer is not None and (rude or self.inbound):
@@ -222,45 +208,6 @@ class FakeSocket:
         """The peer reset the connection. What was not received yet is lost, as on Windows."""
         self.was_reset = True
         self.inbound.clear()
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise os_error(OSError, errno.EBADF, WsaError.NOTSOCK)
-
-
-class Request:
-    """An overlapped call in the kernel's hands. A subclass says how it makes progress.
-
-    Attributes:
-        ranges: memory that belongs to the kernel meanwhile: (address, size), the OVERLAPPED first.
-        moved: bytes transferred so far.
-        cancelled: it was asked to end, and the answer is still to come.
-        stuck: a driver that never answers; not even a cancel.
-    """
-
-    can_finish_inline = True
-
-    def __init__(self, sock: FakeSocket, overlapped: int, ranges: list[tuple[int, int]]) -> None:
-        self.sock = sock
-        self.address = overlapped
-        self.ranges = ranges
-        self.moved = 0
-        self.cancelled = False
-        self.stuck = False
-        self.finished = False
-        self.witness: Any = None  # a weak reference to the operation object it belongs to
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.address:#x} on {self.sock!r}{' stuck' * self.stuck}>"
-
-    @property
-    def line(self) -> "deque[Request]":
-        """The requests that are served in order with this one."""
-        return self.sock.receives
-
-    def progress(self) -> Result | None:
-        """Do what can be done now; the result once it is over."""
-        raise NotImplementedError
 
 
 class Receive(Request):
@@ -322,16 +269,16 @@ class Accept(Request):
         self.accepted = accepted
 
     def progress(self) -> Result | None:
-        backlog = self.sock.backlog
+        kernel, backlog = self.sock.kernel, self.sock.backlog
+        if kernel.accepts_fail or (backlog and kernel.chance("accept_failure")):
+            return kernel.random.choice((Status.INSUFFICIENT_RESOURCES, Status.CONNECTION_RESET)), 0
         if not backlog:
             return None
         client, accepted = backlog.popleft(), self.accepted
         if client.closed or client.was_reset:
-            # QUIRK(wine): so it ends where the client went before it was accepted; Windows may say success.
-            return Status.INVALID_CONNECTION, 0
-        assert client.peer is not None
-        accepted.name, accepted.peer, accepted.inbound = self.sock.name, client, client.peer.inbound
-        client.peer = accepted
+            # QUIRK(wine): so it ends where the client went before it was accepted; Windows may say that it was reset.
+            return kernel.random.choice((Status.INVALID_CONNECTION, Status.CONNECTION_RESET)), 0
+        accepted.join(client, self.sock.name)
         accepted.context_updated = False
         start, size = self.ranges[1]
         for index, name in enumerate((self.sock.name, client.name)):

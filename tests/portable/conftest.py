@@ -1,5 +1,6 @@
 """The portable ring: seeds, and the leak check of what the proactor keeps for the life of the process."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -11,12 +12,13 @@ from iocp_loop import _operation
 def schedules(request: pytest.FixtureRequest) -> Callable[..., None]:
     """`schedules(scenario, count)` calls `scenario(seed)` for each seed from 0, or for those that --seed names.
 
-    A failure says which seed it was, and how to run that one alone.
+    A failure says which seed it was, and how to run that one alone. IOCP_LOOP_SEEDS is how many there are, for long
+    runs.
     """
     only = request.config.getoption("--seed")
 
     def run(scenario: Callable[[int], object], count: int) -> None:
-        seeds = range(count)
+        seeds = range(int(os.environ.get("IOCP_LOOP_SEEDS", count)))
         if only is not None:
             first, _, end = only.partition(":")
             seeds = range(int(first), int(end) if end else int(first) + 1)

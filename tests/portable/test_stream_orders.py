@@ -6,209 +6,18 @@ is told of the protocol's own exceptions and of nothing else; at the end nothing
 """
 
 import asyncio
-import contextlib
 import gc
 import socket
 import weakref
 
 import pytest
-from fakes.kernel import Chances, FakeKernel
-from fakes.loop import FakeLoop
+from fakes.kernel import Chances
+from fakes.recorders import StreamStage as Stage
+from fakes.recorders import finish_in_order, pairs, wait_until_connected
+from fakes.stage import Interrupted
 
 from iocp_loop._operation import GATHER_MAX
 from iocp_loop._transports import _reader, _writer
-
-
-class Recorder(asyncio.Protocol):
-    """Writes down what happens to it, and checks the order.
-
-    `meddle` is called in every callback, as a user's protocol would act there.
-    """
-
-    def __init__(self, loop):
-        self.transport = None
-        self.received = bytearray()
-        self.kept = []  # what came, piece by piece, not copied
-        self.written = bytearray()
-        self.eof = loop.create_future()
-        self.lost = loop.create_future()
-        self.writing_paused = False
-        self.ended = False  # write_eof() was called
-        self.meddle = lambda: None
-
-    def connection_made(self, transport):
-        assert self.transport is None, "connection_made twice"
-        self.transport = transport
-        self.meddle()
-
-    def data_received(self, data):
-        self.note_received(data)
-        self.meddle()
-
-    def note_received(self, data):
-        assert self.transport is not None, "data before connection_made"
-        assert self.transport.is_reading(), "data while reading is paused, or after close()"
-        assert not self.eof.done(), "data after the end of the stream"
-        assert not self.lost.done(), "data after connection_lost"
-        assert data
-        self.received += data
-        self.kept.append(data)
-
-    def eof_received(self):
-        assert not self.lost.done()
-        self.eof.set_result(None)  # Raises if it comes twice.
-        self.meddle()
-        return True
-
-    def pause_writing(self):
-        assert not self.writing_paused
-        assert self.transport.get_write_buffer_size() > self.transport.get_write_buffer_limits()[1]
-        self.writing_paused = True
-        self.meddle()
-
-    def resume_writing(self):
-        assert self.writing_paused
-        assert self.transport.get_write_buffer_size() <= self.transport.get_write_buffer_limits()[0]
-        self.writing_paused = False
-        self.meddle()
-
-    def connection_lost(self, exc):
-        self.lost.set_result(exc)  # Raises if it comes twice.
-        self.meddle()
-
-    # What the scenarios do with it.
-
-    def write(self, data):
-        if self.may_write():
-            self.written += data  # Before the call: pause_writing may write, too, and comes from inside it.
-            self.transport.write(data)
-
-    def may_write(self):
-        return self.transport is not None and not self.transport.is_closing() and not self.ended
-
-    def write_eof(self):
-        self.ended = True
-        self.transport.write_eof()
-
-
-class BufferedRecorder(Recorder, asyncio.BufferedProtocol):
-    """The same, receiving into a buffer of its own that changes its size all the time."""
-
-    def __init__(self, loop, random):
-        super().__init__(loop)
-        self.random = random
-        self.buffer = bytearray()
-
-    def get_buffer(self, sizehint):
-        self.buffer = bytearray(self.random.choice((1, 7, 100, 5000)))
-        return memoryview(self.buffer)
-
-    def buffer_updated(self, nbytes):
-        assert 0 < nbytes <= len(self.buffer)
-        # One packet may fill several buffers, so reading may have been paused meanwhile.
-        self.received += self.buffer[:nbytes]
-        self.meddle()
-
-
-class Stage:
-    """One seed: a kernel, a loop, and connections with a Recorder at each end."""
-
-    def __init__(self, seed, chances=None):
-        self.kernel = FakeKernel(seed, chances)
-        self.random = self.kernel.random
-        self.loop = FakeLoop(self.kernel)
-        self.ends = []
-        self.budget = 60  # how often protocols may act by themselves
-        self.serial = 0  # of messages
-
-    def connection(self, *, buffered=False):
-        """Two ends, each a transport with a Recorder."""
-        return [self.end(sock, buffered=buffered) for sock in self.kernel.socketpair()]
-
-    def end(self, sock, *, buffered=False, skip_port=None):
-        skip_port = self.random.random() < 0.7 if skip_port is None else skip_port
-        end = BufferedRecorder(self.loop, self.random) if buffered else Recorder(self.loop)
-        self.loop.transport(sock, end, skip_port=skip_port)
-        end.sock = sock
-        self.ends.append(end)
-        return end
-
-    def run(self, scenario):
-        """Run it, close the loop, and look at what is left."""
-        try:
-            self.loop.run_until_complete(scenario)
-        except BaseException:
-            self.loop.take_apart()
-            raise
-        self.loop.close()
-        self.kernel.settle_all()  # A raw peer reads what is left for it.
-        proactor = self.loop.proactor
-        assert (proactor.pending, proactor.endpoints) == ({}, {})
-        self.kernel.check()
-        self.loop.arena.check()
-        assert self.kernel.open_sockets == []
-
-    def run_through_interrupts(self, scenario):
-        """`run`, gone on with after each KeyboardInterrupt and SystemExit, as an interactive session would."""
-        task = self.loop.create_task(scenario)
-        while not task.done():
-            try:
-                self.loop.run_until_complete(task)
-            except (KeyboardInterrupt, SystemExit):
-                continue
-            except BaseException:
-                break
-        self.run(task)
-
-    def act(self):
-        """One random thing, on a random connection."""
-        random = self.random
-        end = random.choice(self.ends)
-        transport = end.transport
-        if transport is None or end.lost.done():
-            return
-        match random.randrange(9):
-            case 0 | 1:
-                end.write(self.message())
-            case 2:
-                chunks = [self.message() for _ in range(random.randrange(4))]
-                if end.may_write():
-                    end.written += b"".join(chunks)
-                    transport.writelines(chunks)
-            case 3:
-                message = bytearray(self.message())
-                end.write(message)
-                message[:] = b"!" * len(message)  # It is the caller's again.
-            case 4:
-                transport.pause_reading()
-            case 5:
-                transport.resume_reading()
-            case 6:
-                # Twice in one turn: nothing is delivered, and nothing is asked for twice.
-                transport.pause_reading()
-                transport.resume_reading()
-            case 7:
-                transport.set_write_buffer_limits(random.choice((0, 10, 1000)))
-            case 8:
-                self.loop.idle_rounds.go()
-
-    def meddle(self):
-        if self.budget and self.random.random() < 0.3:
-            self.budget -= 1
-            self.act()
-
-    def message(self):
-        self.serial += 1
-        # Long ones only where they travel in long pieces, so that a schedule stays cheap.
-        narrowest = min(end.sock.capacity for end in self.ends)
-        size = self.random.choice((1, 10, 10, 10, min(300, 40 * narrowest), min(5000, 20 * narrowest)))
-        return (f"{self.serial}.".encode() * size)[:size]
-
-    async def act_for_a_while(self, steps=25):
-        for _ in range(steps):
-            self.act()
-            if self.random.random() < 0.5:
-                await asyncio.sleep(0)
 
 
 def play_in_order(seed, chances=None):
@@ -236,35 +45,6 @@ def test_the_same_with_buffers_and_limits_that_every_message_reaches(schedules, 
     monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 200)
     monkeypatch.setattr(_writer, "JOIN_MAX", 50)
     schedules(lambda seed: play_in_order(seed, Chances(would_block=0.2)), 500)
-
-
-async def finish_in_order(stage):
-    stage.budget = 0
-    for end in stage.ends:
-        await wait_until_connected(end)
-        end.transport.resume_reading()
-        end.write_eof()
-    for end in stage.ends:
-        await end.eof
-    for end, other in pairs(stage.ends):
-        assert end.received == other.written
-        assert not end.kept or b"".join(end.kept) == end.received  # Nothing was received into what the protocol keeps.
-        assert not end.writing_paused
-        assert end.transport.get_write_buffer_size() == 0
-        end.transport.close()
-        assert await end.lost is None
-        assert end.received == other.written
-
-
-async def wait_until_connected(end):
-    while end.transport is None:
-        await asyncio.sleep(0)
-
-
-def pairs(ends):
-    for left, right in zip(ends[::2], ends[1::2], strict=True):
-        yield left, right
-        yield right, left
 
 
 def test_close_sends_what_was_written_before(schedules):
@@ -440,17 +220,6 @@ def test_a_protocol_that_raises_loses_no_byte_and_no_connection(schedules):
     schedules(run, 250)
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl+C, in a callback."""
-
-
-def replace_protocol(end):
-    """Give the transport another protocol, of either kind, that goes on where this one is."""
-    successor = object.__new__(end.random.choice((Recorder, BufferedRecorder)))
-    successor.__dict__ = end.__dict__
-    end.transport.set_protocol(successor)
-
-
 def test_whatever_a_callback_does_or_raises_concerns_its_own_connection(schedules, monkeypatch):
     """Every callback writes (more than the mark, more than is gathered), closes, aborts, ends or raises as it likes,
     or leaves its transport to another protocol.
@@ -463,61 +232,10 @@ def test_whatever_a_callback_does_or_raises_concerns_its_own_connection(schedule
 
     def run(seed):
         stage = Stage(seed, Chances(would_block=0.5, inline=0.7))
-        raised = []
-
-        def meddle(end):
-            if not stage.budget or stage.random.random() < 0.6:
-                return
-            stage.budget -= 1
-            match stage.random.randrange(13):
-                case 12 if not end.lost.done():
-                    replace_protocol(end)
-                case 0 if not end.lost.done():
-                    end.transport.close()
-                case 1 if not end.lost.done():
-                    end.transport.abort()
-                case 2 if end.may_write():
-                    end.write_eof()
-                case 3:
-                    raised.append(stage.random.choice((MemoryError, RuntimeError, OSError))("from a callback"))
-                    raise raised[-1]
-                case 4:
-                    raise stage.random.choice((Interrupted, SystemExit))
-                case 5:
-                    stage.act()
-                case _ if end.may_write() and not end.lost.done():
-                    for _ in range(stage.random.randrange(1, 4)):
-                        end.write(stage.message())
-
         for buffered in (False, seed % 2 == 0):
             for end in stage.connection(buffered=buffered):
-                end.random, end.buffer = stage.random, bytearray()
                 end.sock.capacity = stage.random.choice((64, 500, 5000))
-                end.meddle = lambda end=end: meddle(end)
-        stage.run_through_interrupts(until_all_are_over(stage))
-        told = [report["exception"] for report in stage.loop.reports]
-        assert all(exception in raised for exception in told)
-
-    async def until_all_are_over(stage):
-        for _ in range(25):
-            with contextlib.suppress(KeyboardInterrupt, SystemExit):  # Out of pause_writing(), through write().
-                stage.act()
-            if stage.random.random() < 0.5:
-                await asyncio.sleep(0)
-        stage.budget = 0
-        for end, other in pairs(stage.ends):
-            await wait_until_connected(end)
-            end.transport.resume_reading()
-        for end, other in pairs(stage.ends):
-            await asyncio.wait([end.eof, end.lost], return_when=asyncio.FIRST_COMPLETED, timeout=1)
-            end.transport.close()
-        await asyncio.sleep(1)
-        for end, other in pairs(stage.ends):
-            # Two ends that were closed before all was out send, do not read, and wait for each other.
-            end.transport.abort()
-        for end, other in pairs(stage.ends):
-            await end.lost
-            assert other.written.startswith(end.received)
+        stage.play_wildly()
 
     schedules(run, 1500)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from . import coverage as measured
 from . import native, pins, report, wine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -150,6 +151,11 @@ def lint(_request: Request) -> int:
     return next(filter(None, statuses), 0)
 
 
+def coverage(request: Request) -> int:
+    """In this machine's own Python: what the portable ring runs of the package."""
+    return measured.measure(request.arguments)
+
+
 def in_windows_python(
     name: str | None, arguments: list[str], folder: Path, environ: dict[str, str] | None = None
 ) -> int:
@@ -173,4 +179,5 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
     "bench": bench,
     "python": python,
     "lint": lint,
+    "coverage": coverage,
 }

@@ -18,6 +18,7 @@ TEST_REQUIREMENTS = TOOLS / "requirements-test.txt"
 BENCH_REQUIREMENTS = TOOLS / "requirements-bench.txt"
 LINT_REQUIREMENTS = TOOLS / "requirements-lint.txt"
 REPORT_REQUIREMENTS = TOOLS / "requirements-report.txt"
+COVERAGE_REQUIREMENTS = TOOLS / "requirements-coverage.txt"
 
 EXECUTABLE = "import sys; print(sys.executable)"
 

@@ -1,0 +1,307 @@
+"""The listener on the real loop over the fake kernel, through seeded schedules.
+
+What must hold in each: a client that stays is served in full, or dropped because of what its own protocol factory or
+transport did; whatever accepts, sockets and factories do, the next client is served; an accept that fails for ever
+keeps nobody busy; when a listener is closed, nothing of it is left.
+"""
+
+import asyncio
+
+import pytest
+from fakes.kernel import Chances
+from fakes.stage import BaseStage, Interrupted
+
+from iocp_loop import _asyncio_private as private
+from iocp_loop import _sockets
+from iocp_loop._transports import _listener
+
+
+@pytest.fixture(autouse=True)
+def sockets_of_the_fake_kernel(monkeypatch):
+    """The one place where a listener makes a socket."""
+
+    def prepare_accept(operation, listener):
+        _sockets.set_accepting_socket(operation, listener.kernel.accepting_socket())
+
+    monkeypatch.setattr(_sockets, "prepare_accept", prepare_accept)
+
+
+class Echo(asyncio.Protocol):
+    """Answers what it is told; `meddle` is called in every callback."""
+
+    def __init__(self, stage):
+        self.stage = stage
+        self.transport = None
+        self.is_lost = False
+
+    def connection_made(self, transport):
+        assert self.transport is None, "connection_made twice"
+        self.transport = transport
+        self.stage.echoes.append(self)
+        self.stage.meddle(self)
+
+    def data_received(self, data):
+        assert not self.is_lost
+        if not self.transport.is_closing():
+            try:
+                self.transport.write(data)
+            except MemoryError:
+                # Nothing was written, and the client would wait for it.
+                self.transport.abort()
+                raise
+        self.stage.meddle(self)
+
+    def connection_lost(self, exc):
+        assert not self.is_lost, "connection_lost twice"
+        self.is_lost = True
+        self.stage.meddle(self)
+
+
+class Client:
+    """One that comes, says something, and waits for the echo; or one that goes before."""
+
+    def __init__(self, stage, *, stays):
+        self.stage = stage
+        self.stays = stays
+        self.message = b"<%d>" % len(stage.clients) * stage.random.randrange(1, 10)
+        self.heard = bytearray()
+        self.is_over = False
+        stage.clients.append(self)
+        stage.kernel.act(self.steps())
+
+    def steps(self):
+        random = self.stage.random
+        for _ in range(random.randrange(6)):
+            yield True
+        if self.stage.listener.closed:
+            self.is_over = True
+            return
+        sock = self.stage.kernel.connect_to(self.stage.listener)
+        yield True
+        rest = self.message
+        leaves_after = None if self.stays else random.randrange(4)
+        while len(self.heard) < len(self.message) and leaves_after != 0:
+            acted = False
+            try:
+                if rest:
+                    rest = rest[sock.send(rest) :]
+                    acted = True
+            except BlockingIOError:
+                pass
+            except OSError:
+                break
+            try:
+                chunk = sock.recv(random.choice((1, 100)))
+            except BlockingIOError:
+                pass
+            except OSError:
+                break
+            else:
+                self.heard += chunk
+                acted = True
+                if not chunk:
+                    break
+            if leaves_after is not None:
+                leaves_after -= 1
+                acted = True
+            yield acted
+        sock.close()
+        self.is_over = True
+
+    @property
+    def was_served(self):
+        assert self.message.startswith(self.heard)
+        return len(self.heard) == len(self.message)
+
+
+class Stage(BaseStage):
+    """One listener; clients come as actors of the kernel."""
+
+    def __init__(self, seed, chances=None):
+        super().__init__(seed, chances)
+        self.budget = 0
+        self.meddle = lambda echo: None
+        self.raised = []
+        self.dropped = 0  # clients whose connection a callback has ended
+        self.clients = []
+        self.echoes = []
+        self.listener = self.kernel.listen()
+        self.server = None
+
+    def serve(self):
+        arguments = [self.loop, [self.listener], lambda: self.make_protocol(), None, 100, None]
+        self.server = private.Server(*arguments, *[None] * (6 + 2 - len(arguments) - 1))
+        chances, self.kernel.chances = self.kernel.chances, Chances()
+        self.server._start_serving()
+        self.kernel.chances = chances
+
+    def make_protocol(self):
+        self.raise_something()
+        return Echo(self)
+
+    def raise_something(self):
+        if not self.budget or self.random.random() < 0.7:
+            return
+        self.budget -= 1
+        self.dropped += 1
+        kind = self.random.choice((RuntimeError, MemoryError, OSError, Interrupted, SystemExit))
+        self.raised.append(kind("from a callback"))
+        raise self.raised[-1]
+
+    def meddle_wildly(self, echo):
+        if self.budget and self.random.random() < 0.3 and not echo.is_lost:
+            self.budget -= 1
+            self.dropped += 1
+            self.random.choice((echo.transport.close, echo.transport.abort))()
+        self.raise_something()
+
+    async def until(self, fact, steps=600):
+        for _ in range(steps):
+            if fact():
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"never: {[client.message for client in self.clients if not client.is_over]} wait")
+
+    async def finish(self):
+        """The proof that the listener is not deaf: a new client is served. Then it is closed."""
+        self.budget = 0
+        chances = self.kernel.chances
+        chances.submit_failure = chances.accept_failure = chances.no_handle = chances.memory_error = 0
+        await self.until(lambda: all(client.is_over for client in self.clients))
+        if not self.listener.closed:
+            last = Client(self, stays=True)
+            await self.until(lambda: last.is_over)
+            assert last.was_served
+        self.server.close()
+        await self.until(lambda: self.listener.closed and all(echo.is_lost for echo in self.echoes))
+
+
+def play(seed, chances, *, wildly, clients=12):
+    stage = Stage(seed, chances)
+    stage.serve()
+    if wildly:
+        stage.budget = 10
+        stage.meddle = stage.meddle_wildly
+
+    async def scenario():
+        for _ in range(clients):
+            Client(stage, stays=stage.random.random() < 0.7)
+            await asyncio.sleep(stage.random.choice((0, 0, 0.01)))
+        await stage.finish()
+
+    stage.run_through_interrupts(scenario())
+    unserved = [client for client in stage.clients if client.stays and not client.was_served]
+    return stage, unserved
+
+
+def test_every_client_that_stays_is_served(schedules):
+    """Others leave before they are accepted, or while they are served; accepts fail now and then."""
+
+    def run(seed):
+        stage, unserved = play(seed, Chances(accept_failure=0.2), wildly=False)
+        assert unserved == []
+        assert stage.loop.reports == []
+
+    schedules(run, 100)
+
+
+def test_a_factory_or_callback_that_raises_or_closes_loses_its_own_client(schedules):
+    """Also MemoryError, KeyboardInterrupt and SystemExit, after which the loop is run again."""
+
+    def run(seed):
+        stage, unserved = play(seed, Chances(accept_failure=0.2), wildly=True)
+        assert len(unserved) <= stage.dropped
+        assert all(report["exception"] in stage.raised for report in stage.loop.reports)
+
+    schedules(run, 120)
+
+
+def test_sockets_and_buffers_that_run_out_are_waited_for(schedules):
+    """AcceptEx answers WSAENOBUFS, socket() WSAEMFILE, the port refuses the new socket: that concerns one client."""
+
+    def run(seed):
+        play(seed, Chances(accept_failure=0.1, submit_failure=0.1, no_handle=0.1), wildly=seed % 2 == 0)
+
+    schedules(run, 60)
+
+
+def test_memory_that_is_missing_now_and_then_does_not_silence_the_listener(schedules):
+    """Any call may raise MemoryError, and so may each piece of memory that is asked for."""
+
+    def run(seed):
+        chances = Chances(accept_failure=0.1)
+        stage = Stage(seed, chances)
+        stage.serve()
+
+        async def scenario():
+            for _ in range(12):
+                Client(stage, stays=True)
+                chances.memory_error = 0.05
+                await asyncio.sleep(0)
+                chances.memory_error = 0
+            await stage.finish()
+
+        stage.run_through_interrupts(scenario())
+
+    schedules(run, 100)
+
+
+def test_a_server_that_is_closed_at_any_moment_leaves_nothing(schedules):
+    """Closed in the middle of a rush, also by its own factory and by a callback."""
+
+    def run(seed):
+        stage = Stage(seed, Chances(accept_failure=0.2, slow_cancel=0.8))
+        stage.serve()
+        random = stage.random
+
+        def close_sometimes(*_):
+            if random.random() < 0.2:
+                stage.server.close()
+
+        stage.raise_something = stage.meddle = close_sometimes
+
+        async def scenario():
+            for _ in range(12):
+                Client(stage, stays=random.random() < 0.7)
+                await asyncio.sleep(0)
+                if random.random() < 0.05:
+                    stage.server.close()
+            await stage.finish()
+
+        stage.run(scenario())
+
+    schedules(run, 200)
+
+
+def test_a_loop_that_is_closed_closes_its_listener(schedules):
+    """Nobody has stopped the server: accepts are outstanding, or wait to be posted again."""
+
+    def run(seed):
+        stage = Stage(seed, Chances(submit_failure=0.2, slow_cancel=0.8))
+        stage.serve()
+        stage.run(asyncio.sleep(stage.random.choice((0, 0.5, 2))))
+
+    schedules(run, 100)
+
+
+def test_accepts_that_fail_for_ever_keep_nobody_busy_and_are_tried_again():
+    """Ten seconds in which every accept fails at once; then the system has recovered, and a client is served."""
+    stage = Stage(0, Chances(inline=0))
+    accept, most = stage.kernel.AcceptEx, 4 * (_listener.ERRORS_AT_ONCE_MAX + 20)
+
+    def accept_not_too_often(*args):
+        if stage.kernel.accepts_fail and stage.kernel.calls.get("AcceptEx", 0) > most:
+            stage.kernel.violation("accepts that fail are posted again and again")
+        return accept(*args)
+
+    stage.kernel.AcceptEx = accept_not_too_often
+    stage.serve()
+
+    async def scenario():
+        stage.kernel.accepts_fail = True
+        await asyncio.sleep(10)
+        stage.kernel.accepts_fail = False
+        await stage.finish()
+
+    stage.run(scenario())
+    assert stage.loop.reports == []

@@ -1,0 +1,485 @@
+"""Named pipes on the real loop over the fake kernel, through seeded schedules: duplex, one way, message mode, servers.
+
+What must hold in each is what must hold for a stream; of a message also that it arrives whole, empty ones included, and
+alone; of a server that a client finds an instance as long as it serves, and is served unless its own factory or
+transport did otherwise.
+"""
+
+import asyncio
+
+import pytest
+from fakes import pipes
+from fakes.kernel import Chances
+from fakes.recorders import Recorder, StreamStage, pairs, wait_until_connected
+from fakes.stage import BaseStage, Interrupted
+
+from iocp_loop import _asyncio_private as private
+from iocp_loop._transports import _pipe, _reader
+
+NAME = r"\\.\pipe\fake"
+
+
+class PipeStage(StreamStage):
+    """Connections that are pipes, in byte mode."""
+
+    transport_type = _pipe.DuplexPipeTransport
+    message_mode = False
+
+    def connection(self, *, buffered=False):
+        return [self.end(pipe, buffered=buffered) for pipe in self.kernel.pipe_pair(message_mode=self.message_mode)]
+
+    def make_transport(self, sock, end, skip_port):
+        self.loop.pipe_transport(self.transport_type, sock, end)
+
+    async def finish_in_order(self):
+        """All that was written arrives; then one end after the other is closed."""
+        self.budget = 0
+        for end in self.ends:
+            await wait_until_connected(end)
+        for _ in range(2000):
+            for end in self.ends:
+                end.transport.resume_reading()
+            if all(end.received == other.written for end, other in pairs(self.ends)):
+                break
+            await asyncio.sleep(0.01)
+        for end, other in pairs(self.ends):
+            assert end.received == other.written
+            assert not end.writing_paused
+            assert end.transport.get_write_buffer_size() == 0
+        for left, right in zip(self.ends[::2], self.ends[1::2], strict=True):
+            left.transport.close()
+            assert await left.lost is None
+            await right.eof
+            right.transport.close()
+            assert await right.lost is None
+
+
+class OneWayStage(PipeStage):
+    """A reading end, and then a writing one."""
+
+    def make_transport(self, sock, end, skip_port):
+        cls = _pipe.WritePipeTransport if self.ends else _pipe.ReadPipeTransport
+        self.loop.pipe_transport(cls, sock, end)
+
+
+class MessageRecorder(Recorder):
+    """As Recorder; what is received and written are lists of messages."""
+
+    def __init__(self, loop):
+        super().__init__(loop)
+        self.received, self.written = [], []
+
+    def data_received(self, data):
+        assert self.transport.is_reading(), "a message while reading is paused, or after close()"
+        assert not self.eof.done()
+        self.received.append(data)
+        self.meddle()
+
+    def write(self, data):
+        if self.may_write():
+            self.written.append(bytes(data))
+            self.transport.write(data)
+
+    def writelines(self, chunks):
+        if self.may_write():
+            self.written.append(b"".join(chunks))
+            self.transport.writelines(chunks)
+
+
+class MessageStage(PipeStage):
+    """Pipes in message mode."""
+
+    transport_type = _pipe.MessagePipeTransport
+    message_mode = True
+
+    def end(self, sock, *, buffered=False, skip_port=None):
+        end = MessageRecorder(self.loop)
+        self.make_transport(sock, end, skip_port)
+        end.sock = sock
+        self.ends.append(end)
+        return end
+
+    def message(self):
+        return b"" if self.random.random() < 0.1 else super().message()
+
+    def successor(self, end):
+        successor = object.__new__(MessageRecorder)
+        successor.__dict__ = end.__dict__
+        return successor
+
+
+@pytest.mark.parametrize("stage_type", [PipeStage, MessageStage])
+def test_all_that_is_written_is_received_in_order(schedules, stage_type, monkeypatch):
+    """Both ends of two pipes write, pause and resume at random; messages are longer than the buffer, or empty."""
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+
+    def run(seed):
+        stage = stage_type(seed)
+        for buffered in (False, seed % 2 == 0):
+            for end in stage.connection(buffered=buffered):
+                end.meddle = stage.meddle
+
+        async def orderly():
+            await stage.act_for_a_while()
+            await stage.finish_in_order()
+
+        stage.run(orderly())
+        assert stage.loop.reports == []
+
+    schedules(run, 60)
+
+
+@pytest.mark.parametrize("stage_type", [PipeStage, MessageStage])
+def test_a_protocol_that_raises_loses_no_byte_and_no_connection(schedules, stage_type):
+    """data_received, pause_writing, resume_writing and connection_made raise now and then."""
+
+    def run(seed):
+        stage = stage_type(seed)
+
+        def raise_sometimes():
+            # connection_lost and eof_received are other claims: what they raise ends the connection.
+            if stage.budget and stage.random.random() < 0.3:
+                stage.budget -= 1
+                stage.raised.append(RuntimeError("from a callback"))
+                raise stage.raised[-1]
+
+        for end in stage.connection():
+            end.meddle = raise_sometimes
+
+        async def orderly():
+            await stage.act_for_a_while()
+            await stage.finish_in_order()
+
+        stage.run(orderly())
+        assert [report["exception"] for report in stage.loop.reports] == stage.raised
+
+    schedules(run, 60)
+
+
+@pytest.mark.parametrize("stage_type", [PipeStage, MessageStage])
+def test_whatever_a_callback_does_or_raises_concerns_its_own_pipe(schedules, stage_type, monkeypatch):
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+
+    def run(seed):
+        stage = stage_type(seed, Chances(inline=0.7))
+        for buffered in (False, seed % 2 == 0):
+            for end in stage.connection(buffered=buffered):
+                end.sock.capacity = stage.random.choice((64, 500, 5000))
+        stage.play_wildly()
+
+    schedules(run, 80)
+
+
+@pytest.mark.parametrize("stage_type", [PipeStage, MessageStage])
+def test_a_submit_that_fails_ends_the_connection_with_its_error(schedules, stage_type):
+    """ReadFile or WriteFile fail at once, for want of resources."""
+
+    def run(seed):
+        stage = stage_type(seed, Chances(submit_failure=0.2))
+        left, right = stage.connection()
+
+        async def until_broken():
+            await stage.act_for_a_while(10)
+            for end in (left, right):
+                await wait_until_connected(end)
+                end.transport.resume_reading()
+            await asyncio.sleep(1)
+            for end, other in pairs(stage.ends):
+                end.transport.abort()
+                exc = await end.lost
+                assert exc is None or isinstance(exc, OSError)
+                assert other.written[: len(end.received)] == end.received
+
+        stage.run(until_broken())
+        assert stage.loop.reports == []
+
+    schedules(run, 60)
+
+
+def test_a_one_way_pipe_is_read_to_its_end_and_its_writer_learns_of_a_reader_that_went(schedules):
+    """A ReadPipeTransport and a WritePipeTransport; either may end it."""
+
+    def run(seed):
+        stage = OneWayStage(seed)
+        reading, writing = stage.kernel.pipe_pair()
+        reader, writer = stage.end(reading), stage.end(writing)
+
+        async def write_and_end():
+            for end in (reader, writer):
+                await wait_until_connected(end)
+            for _ in range(stage.random.randrange(8)):
+                writer.write(stage.message())
+                await asyncio.sleep(stage.random.choice((0, 0.01)))
+            if stage.random.random() < 0.6:
+                writer.write_eof()
+                await reader.eof
+                assert reader.received == writer.written
+                assert await writer.lost is None
+            else:
+                reader.transport.close()
+                exc = await writer.lost
+                assert exc is None or isinstance(exc, BrokenPipeError)
+                assert writer.written.startswith(reader.received)
+            reader.transport.close()
+            await reader.lost
+
+        stage.run(write_and_end())
+        assert stage.loop.reports == []
+
+    schedules(run, 80)
+
+
+class Client:
+    """A client of a pipe server: says something, waits for the echo and goes; or goes before."""
+
+    def __init__(self, stage, *, stays):
+        self.stage = stage
+        self.stays = stays
+        self.message = b"<%d>" % len(stage.clients) * stage.random.randrange(1, 10)
+        self.heard = b""
+        self.is_over = False
+        stage.clients.append(self)
+        stage.kernel.act(self.steps())
+
+    def steps(self):
+        random = self.stage.random
+        for _ in range(random.randrange(6)):
+            yield True
+        pipe = None
+        while pipe is None and not self.stage.server.closed():
+            try:
+                pipe = self.stage.kernel.open_pipe(NAME)
+            except FileNotFoundError:
+                self.stage.not_found += not self.stage.server.closed()
+            yield pipe is not None
+        if pipe is not None:
+            yield from self.converse(pipe, None if self.stays else random.randrange(4))
+            pipe.close()
+        self.is_over = True
+
+    def converse(self, pipe, leaves_after):
+        rest = self.message
+        while len(self.heard) < len(self.message) and leaves_after != 0:
+            try:
+                count = pipe.write(rest) if rest else 0
+            except BrokenPipeError:
+                return
+            rest = rest[count:]
+            chunk = pipe.read(100)
+            if chunk == b"":
+                return
+            self.heard += chunk or b""
+            if leaves_after is not None:
+                leaves_after -= 1
+            yield bool(count or chunk or leaves_after is not None)
+
+    @property
+    def was_served(self):
+        assert self.message.startswith(self.heard)
+        return len(self.heard) == len(self.message)
+
+
+class Echo(asyncio.Protocol):
+    """Answers what it is told; `meddle` is called in every callback."""
+
+    def __init__(self, stage):
+        self.stage = stage
+        self.transport = None
+        self.is_lost = False
+
+    def connection_made(self, transport):
+        assert self.transport is None, "connection_made twice"
+        self.transport = transport
+        self.stage.meddle(self)
+
+    def data_received(self, data):
+        assert not self.is_lost
+        if not self.transport.is_closing():
+            self.transport.write(data)
+        self.stage.meddle(self)
+
+    def connection_lost(self, exc):
+        assert not self.is_lost, "connection_lost twice"
+        self.is_lost = True
+        self.stage.meddle(self)
+
+
+class ServerStage(BaseStage):
+    """One pipe server; clients come as actors of the kernel."""
+
+    def __init__(self, seed, chances=None, *, message_mode=False):
+        super().__init__(seed, chances)
+        self.budget = 0
+        self.meddle = lambda echo: None
+        self.raised = []
+        self.dropped = 0  # clients whose connection a callback has ended
+        self.not_found = 0  # clients that found no pipe of the name
+        self.clients = []
+        self.echoes = []
+        self.message_mode = message_mode
+        self.server = None
+
+    async def serve(self):
+        (self.server,) = await self.loop.start_serving_pipe(self.make_echo, NAME, message_mode=self.message_mode)
+
+    def make_echo(self):
+        self.raise_something()
+        self.echoes.append(Echo(self))
+        return self.echoes[-1]
+
+    def raise_something(self):
+        if not self.budget or self.random.random() < 0.7:
+            return
+        self.budget -= 1
+        self.dropped += 1
+        kind = self.random.choice((RuntimeError, MemoryError, OSError, Interrupted, SystemExit))
+        self.raised.append(kind("from a callback"))
+        raise self.raised[-1]
+
+    def meddle_wildly(self, echo):
+        if self.budget and self.random.random() < 0.3 and not echo.is_lost:
+            self.budget -= 1
+            self.dropped += 1
+            self.random.choice((echo.transport.close, echo.transport.abort))()
+        self.raise_something()
+
+    async def until(self, fact):
+        for _ in range(600):
+            if fact():
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"never: {[client.message for client in self.clients if not client.is_over]} wait")
+
+    async def clients_come(self, count=12):
+        for _ in range(count):
+            Client(self, stays=self.random.random() < 0.7)
+            await asyncio.sleep(self.random.choice((0, 0, 0.01)))
+
+    async def finish(self):
+        """The proof that the server is not deaf: a new client is served. Then it is closed, and the name is free."""
+        self.budget = 0
+        chances = self.kernel.chances
+        chances.submit_failure = chances.no_handle = chances.memory_error = 0
+        await self.until(lambda: all(client.is_over for client in self.clients))
+        if not self.server.closed():
+            last = Client(self, stays=True)
+            await self.until(lambda: last.is_over)
+            assert last.was_served
+        self.server.close()
+        await self.until(lambda: all(echo.is_lost for echo in self.echoes if echo.transport))
+        await self.until(lambda: not self.kernel.open_handles)
+
+
+@pytest.fixture
+def pipe_objects(monkeypatch):
+    """`PipeHandle` is Windows' own, and `handle_of` asks by type who has a handle: here each end is its own object."""
+
+    def open_stage(*args, **options):
+        stage = ServerStage(*args, **options)
+        monkeypatch.setattr(
+            private, "PipeHandle", lambda handle: stage.kernel.thing(handle, pipes.FakePipeEnd), raising=False
+        )
+        return stage
+
+    return open_stage
+
+
+def test_every_client_that_stays_is_served(schedules, pipe_objects):
+    """Others leave before they are served, or meanwhile. As long as the server is open, its name is there."""
+
+    def run(seed):
+        stage = pipe_objects(seed, message_mode=seed % 2 == 0)
+
+        async def scenario():
+            await stage.serve()
+            await stage.clients_come()
+            await stage.finish()
+
+        stage.run(scenario())
+        assert [client for client in stage.clients if client.stays and not client.was_served] == []
+        assert stage.not_found == 0
+        assert stage.loop.reports == []
+
+    schedules(run, 60)
+
+
+def test_a_factory_or_callback_that_raises_or_closes_loses_its_own_client(schedules, pipe_objects):
+    """Also MemoryError, KeyboardInterrupt and SystemExit, after which the loop is run again."""
+
+    def run(seed):
+        stage = pipe_objects(seed)
+        stage.budget, stage.meddle = 10, stage.meddle_wildly
+
+        async def scenario():
+            await stage.serve()
+            await stage.clients_come()
+            await stage.finish()
+
+        stage.run_through_interrupts(scenario())
+        assert len([client for client in stage.clients if client.stays and not client.was_served]) <= stage.dropped
+        assert stage.not_found == 0
+        assert all(report["exception"] in stage.raised for report in stage.loop.reports)
+
+    schedules(run, 60)
+
+
+@pytest.mark.parametrize("fault", ["submit_failure", "no_handle", "memory_error"])
+def test_what_runs_out_now_and_then_does_not_silence_the_server(schedules, pipe_objects, fault):
+    """ConnectNamedPipe fails, an instance cannot be made or associated, memory is missing."""
+
+    def run(seed):
+        stage = pipe_objects(seed)
+
+        async def scenario():
+            await stage.serve()
+            setattr(stage.kernel.chances, fault, 0.1)
+            await stage.clients_come()
+            await stage.finish()
+
+        stage.run_through_interrupts(scenario())
+
+    schedules(run, 30)
+
+
+def test_a_server_that_is_closed_at_any_moment_leaves_nothing(schedules, pipe_objects):
+    """Closed in the middle of a rush, also by its own factory and by a callback."""
+
+    def run(seed):
+        stage = pipe_objects(seed, Chances(slow_cancel=0.8))
+
+        def close_sometimes(*_):
+            if stage.random.random() < 0.1:
+                stage.server.close()
+
+        stage.raise_something = stage.meddle = close_sometimes
+
+        async def scenario():
+            await stage.serve()
+            await stage.clients_come()
+            await stage.finish()
+
+        stage.run(scenario())
+
+    schedules(run, 60)
+
+
+def test_instances_that_fail_for_ever_keep_nobody_busy(pipe_objects):
+    """Ten seconds in which no instance can wait for a client; then the system has recovered, and a client is served."""
+    stage = pipe_objects(0, Chances(inline=0))
+    connect = stage.kernel.ConnectNamedPipe
+
+    def connect_not_too_often(*args):
+        if stage.kernel.chances.submit_failure and stage.kernel.calls.get("ConnectNamedPipe", 0) > 200:
+            stage.kernel.violation("instances that fail are made again and again")
+        return connect(*args)
+
+    stage.kernel.ConnectNamedPipe = connect_not_too_often
+
+    async def scenario():
+        await stage.serve()
+        Client(stage, stays=True)
+        stage.kernel.chances.submit_failure = 1
+        await asyncio.sleep(10)
+        await stage.finish()
+
+    stage.run(scenario())
