@@ -250,6 +250,44 @@ async def closes_when_data_come(journal, kind):
         await journal.has("lost")
 
 
+async def aborts_when_data_come(journal, kind):
+    async with kind(journal, data=lambda protocol: protocol.transport.abort()) as (_, peer):
+        await opened(journal)
+        await asyncio.to_thread(peer.sendall, b"x")
+        await journal.has("lost")
+
+
+async def closes_and_aborts(journal, kind):
+    async with kind(journal) as (protocol, _):
+        await opened(journal)
+        protocol.transport.close()
+        protocol.transport.abort()
+        journal.note("aborted")
+        await journal.has("lost")
+
+
+async def changes_protocol_when_data_come(journal, kind):
+    second = Noting(journal, "second ")
+    async with kind(journal, data=lambda protocol: protocol.transport.set_protocol(second)) as (protocol, peer):
+        await opened(journal)
+        await asyncio.to_thread(peer.sendall, b"x")
+        await journal.has("data")
+        await asyncio.to_thread(peer.sendall, b"y")
+        await journal.has("second data")
+        protocol.transport.abort()
+        await journal.has("second lost")
+        journal.note("lost")  # Of the first one, `ended` need not wait.
+
+
+async def is_paused_when_made(journal, kind):
+    async with kind(journal, b"x", made=lambda protocol: protocol.transport.pause_reading()) as (protocol, _):
+        await asyncio.to_thread(int)
+        protocol.transport.resume_reading()
+        journal.note("resume_reading")
+        await journal.has("data")
+        protocol.transport.abort()
+
+
 async def is_paused_and_resumed(journal, kind):
     """What came before that is delivered after it."""
     async with kind(journal) as (protocol, peer):
@@ -276,7 +314,7 @@ async def peer_ends_while_reading_is_paused(journal, kind):
 
 def write_much(protocol):
     """More than the kernel takes."""
-    while not protocol.transport.get_write_buffer_size():
+    while not (protocol.transport.get_write_buffer_size() or protocol.transport.is_closing()):
         protocol.transport.write(bytes(4 * MIB))
     protocol.journal.note("written")
 
@@ -290,6 +328,26 @@ async def writes_much(journal, kind):
         protocol.transport.write_eof() if protocol.transport.can_write_eof() else protocol.transport.close()
         await reading
         protocol.transport.abort()
+        await journal.has("lost")
+
+
+async def closes_when_asked_to_pause(journal, kind, how="close"):
+    async with kind(journal, pause=lambda protocol: getattr(protocol.transport, how)()) as (protocol, peer):
+        await opened(journal)
+        write_much(protocol)
+        await asyncio.to_thread(listen, peer)
+        await journal.has("lost")
+
+
+def aborts_when_asked_to_pause(journal, kind):
+    return closes_when_asked_to_pause(journal, kind, "abort")
+
+
+async def closes_when_asked_to_resume(journal, kind):
+    async with kind(journal, resume=lambda protocol: protocol.transport.close()) as (protocol, peer):
+        await opened(journal)
+        write_much(protocol)
+        await asyncio.to_thread(listen, peer)
         await journal.has("lost")
 
 
@@ -309,6 +367,45 @@ async def writes_much_and_aborts(journal, kind):
         write_much(protocol)
         protocol.transport.abort()
         journal.note("abort")
+        await journal.has("lost")
+
+
+# -- programs with bugs ----------------------------------------------------------------------------------------
+
+
+async def raises_when_made(journal, kind):
+    async with kind(journal, b"x", made=Noting.raising) as (protocol, _):
+        await journal.has("data")
+        protocol.transport.abort()
+
+
+async def raises_when_data_come(journal, kind):
+    """The first of two messages; the connection goes on, or not."""
+    async with kind(journal, data=lambda protocol: journal.noted("data") > 1 or protocol.raising()) as (_, peer):
+        await opened(journal)
+        await asyncio.to_thread(peer.sendall, b"x")
+        await journal.has("report")
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(end, peer)
+        await journal.has("lost")
+
+
+async def raises_at_the_end_of_the_stream(journal, kind):
+    await peer_ends(journal, kind, eof=Noting.raising)
+
+
+async def raises_when_lost(journal, kind):
+    async with kind(journal, lost=Noting.raising) as (protocol, _):
+        await opened(journal)
+        protocol.transport.abort()
+        await journal.has("lost")
+
+
+async def raises_when_asked_to_pause(journal, kind):
+    async with kind(journal, pause=Noting.raising) as (protocol, _):
+        await opened(journal)
+        write_much(protocol)
+        protocol.transport.abort()
         await journal.has("lost")
 
 

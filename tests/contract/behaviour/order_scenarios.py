@@ -15,6 +15,51 @@ from kernel.watched import PATIENCE_S
 from .order_connections import MIB, ended, opened
 from .orders import Noting
 
+# -- the loop itself -------------------------------------------------------------------------------------------
+
+
+async def everything_is_due(journal):
+    """Callbacks, a timer that is due and one that was long ago, a task, a future: all asked for in one turn."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    future.add_done_callback(lambda _: journal.note("future"))
+
+    async def work():
+        journal.note("task")
+        await asyncio.sleep(0)
+        journal.note("task again")
+
+    def soon():
+        journal.note("soon")
+        loop.call_soon(journal.note, "soon again")
+
+    loop.call_later(0, journal.note, "timer")
+    loop.call_at(loop.time() - 1, journal.note, "late timer")
+    loop.call_soon(soon)
+    future.set_result(None)
+    loop.call_soon_threadsafe(journal.note, "threadsafe")
+    task = asyncio.ensure_future(work())
+    journal.note("asked")
+    await task
+    journal.note("await")
+
+
+async def a_timer_is_due_while_data_are_there(journal):
+    """What was queued before, the data, then the timer."""
+    loop = asyncio.get_running_loop()
+    ours, peer = socket.socketpair()
+    with ours, peer:
+        ours.setblocking(False)
+        receiving = asyncio.ensure_future(loop.sock_recv(ours, 10))
+        receiving.add_done_callback(lambda _: journal.note("received"))
+        await asyncio.sleep(0)
+        loop.call_soon(journal.note, "soon")
+        peer.send(b"x")
+        loop.call_at(loop.time() - 1, journal.note, "timer")
+        await receiving
+        await asyncio.sleep(0)
+
+
 # -- pipes -----------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +264,24 @@ async def datagram_is_refused(journal):
         journal.note("sent")
         protocol.transport.close()
         await journal.has("lost")
+
+
+async def protocol_raises_when_data_come(journal):
+    async with endpoint(journal, data=Noting.raising) as (protocol, peer):
+        await opened(journal)
+        for _ in range(2):
+            peer.sendto(b"x", protocol.transport.get_extra_info("sockname"))
+        await journal.has("report", 2)
+
+
+async def protocol_raises_when_an_error_comes(journal):
+    async with endpoint(journal, error=Noting.raising) as (protocol, _):
+        await opened(journal)
+        try:
+            protocol.transport.sendto(bytes(70_000), protocol.transport.get_extra_info("sockname"))
+            journal.note("sent")
+        except ZeroDivisionError:
+            journal.note("raised")
 
 
 async def datagrams_wait(journal, how=None):

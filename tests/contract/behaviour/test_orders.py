@@ -21,6 +21,14 @@ def rows(kinds, scenario, order):
     return [Row(scenario, order, kind=kind) for kind in kinds]
 
 
+LOOP = [
+    Row(
+        other.everything_is_due,
+        "asked > soon, future, threadsafe, task, late timer, timer > soon again, task again > await",
+    ),
+    Row(other.a_timer_is_due_while_data_are_there, "soon, timer > received"),
+]
+
 CONNECTIONS = [
     *rows(tcp.CLIENTS, tcp.opens_and_receives, "factory > made > await ~ data > lost"),
     *rows([tcp.server], tcp.opens_and_receives, "factory > made ~ data > lost"),
@@ -37,18 +45,35 @@ CONNECTIONS = [
     *rows([tcp.tls_server], tcp.is_aborted_when_made, "factory > made > lost"),
     *rows(tcp.PLAIN + tcp.SECURE, tcp.peer_ends, "data ~ eof > lost"),
     *rows(tcp.PLAIN + tcp.SECURE, tcp.peer_ends_and_is_answered, "data ~ eof, closed > lost"),
-    *rows(tcp.PLAIN + tcp.SECURE, tcp.peer_ends_while_reading_is_paused, "resume_reading > data ~ eof > lost"),
+    *rows(tcp.PLAIN + tcp.SECURE, tcp.peer_ends_while_reading_is_paused, "resume_reading ~ data ~ eof > lost"),
     *rows(tcp.PLAIN + tcp.SECURE, tcp.peer_resets, "lost"),
     *rows(tcp.PLAIN, tcp.closes, "close > lost"),
     *rows(tcp.SECURE, tcp.closes, "close > eof > lost"),
     *rows(tcp.PLAIN + tcp.SECURE, tcp.aborts, "abort > lost"),
     *rows(tcp.PLAIN, tcp.closes_when_data_come, "data > lost"),
     *rows(tcp.SECURE, tcp.closes_when_data_come, "data > eof > lost"),
-    *rows(tcp.PLAIN + tcp.SECURE, tcp.is_paused_and_resumed, "resume_reading > data > lost"),
+    *rows(tcp.PLAIN + tcp.SECURE, tcp.is_paused_and_resumed, "resume_reading ~ data > lost"),
     *rows(tcp.PLAIN + tcp.SECURE, tcp.writes_much, "pause, written > resume > lost"),
     *rows(tcp.PLAIN, tcp.writes_much_and_closes, "pause, written, close > resume > lost"),
     *rows(tcp.SECURE, tcp.writes_much_and_closes, "pause, written, close > resume > eof > lost"),
     *rows(tcp.PLAIN + tcp.SECURE, tcp.writes_much_and_aborts, "pause, written, abort > lost"),
+    *rows(tcp.PLAIN + tcp.SECURE, tcp.aborts_when_data_come, "data > lost"),
+    *rows(tcp.PLAIN + tcp.SECURE, tcp.closes_and_aborts, "aborted > lost"),
+    *rows(tcp.PLAIN + tcp.SECURE, tcp.changes_protocol_when_data_come, "data > second data > second lost ~ lost"),
+    *rows(tcp.CLIENTS, tcp.is_paused_when_made, "factory > made > await ~ resume_reading ~ data > lost"),
+    *rows([tcp.server], tcp.is_paused_when_made, "factory > made > resume_reading ~ data > lost"),
+    *rows(tcp.PLAIN, tcp.closes_when_asked_to_pause, "pause, written > resume > lost"),
+    *rows(tcp.SECURE, tcp.closes_when_asked_to_pause, "pause, written > resume > eof > lost"),
+    *rows(tcp.PLAIN + tcp.SECURE, tcp.aborts_when_asked_to_pause, "pause, written > lost"),
+    *rows(tcp.PLAIN, tcp.closes_when_asked_to_resume, "pause, written > resume > lost"),
+    *rows(tcp.SECURE, tcp.closes_when_asked_to_resume, "pause, written > resume > eof > lost"),
+    *rows(tcp.CLIENTS, tcp.raises_when_made, "factory > made, report > await ~ data > lost"),
+    *rows([tcp.server], tcp.raises_when_made, "factory > made, report ~ data > lost"),
+    *rows(tcp.PLAIN, tcp.raises_when_data_come, "data, report > data ~ eof > lost"),
+    *rows(tcp.SECURE, tcp.raises_when_data_come, "data, report > lost"),
+    *rows(tcp.PLAIN + tcp.SECURE, tcp.raises_at_the_end_of_the_stream, "data ~ eof, report > lost"),
+    *rows(tcp.PLAIN + tcp.SECURE, tcp.raises_when_lost, "lost, report"),
+    *rows(tcp.PLAIN + tcp.SECURE, tcp.raises_when_asked_to_pause, "pause, report, written > lost"),
     Row(tcp.upgrades, "await ~ data > close > eof > lost"),
 ]
 
@@ -115,6 +140,13 @@ DATAGRAMS = [
     Row(other.endpoint_is_aborted, "abort > lost"),
     Row(other.endpoint_is_closed_when_data_come, "data > lost"),
     Row(other.datagram_is_refused, "error, sent > lost"),
+    Row(other.protocol_raises_when_data_come, "data, report ~ data, report > lost"),
+    Row(
+        other.protocol_raises_when_an_error_comes,
+        "error, raised > lost",
+        ours="error, report, sent > lost",
+        why="What a protocol raises is no business of whoever sends.",
+    ),
     Row(other.datagrams_wait, "pause, sent > resume > lost"),
     Row(
         other.datagrams_wait_and_it_is_closed,
@@ -141,7 +173,7 @@ def as_tuple(order):
     return (order,) if isinstance(order, str) and order else tuple(order)
 
 
-@pytest.mark.parametrize("row", CONNECTIONS + SERVERS + PIPES + PROCESSES, ids=str)
+@pytest.mark.parametrize("row", LOOP + CONNECTIONS + SERVERS + PIPES + PROCESSES, ids=str)
 def test_callbacks_come_in_the_order_of_the_table(row):
     compare(row, asyncio.ProactorEventLoop)
 
