@@ -6,11 +6,12 @@ known of a reader: where its receive is, and what becomes of what that brings. (
 see `Idleness`.)
 
     receive    it                                              to
-    IDLE       is with us, and brought nothing                 OUT, when somebody wants to read
+    IDLE       is with us, and brought nothing                 OUT or DUE, when somebody wants to read
     OUT        is the kernel's, or what it brought is being    OUT (submitted again), DUE, HELD, ENDED;
                delivered, or will be in its turn               IDLE, where nobody wants more
-    DUE        was delivered, and is submitted when the        OUT; IDLE, where nobody wants more by then
-               callbacks that its data asked for have run
+    DUE        is submitted when the callbacks have run that   OUT; IDLE, where nobody wants more by then
+               were queued before: its data asked for them, or
+               connection_made(), or whoever resumes reading
     HELD       has brought what nobody wants yet               as from OUT, when it is delivered
     ENDED      is not asked for any more: the stream's end
 
@@ -185,7 +186,7 @@ class Reader:
         if self.receive is HELD:
             self._deliver_later()
         else:
-            self.arm()
+            self.begin()
 
     def _put_behind(self) -> None:
         """To BEHIND: the endpoint's leftover comes first."""
@@ -215,7 +216,7 @@ class Reader:
                 if self.receive is HELD:
                     self._deliver_later()
                 else:
-                    self.arm()
+                    self.begin()
         elif self.receive is HELD and self.delivery is STRAIGHT:
             self.receive = OUT
             self._take(*self._held)
@@ -226,6 +227,11 @@ class Reader:
         self._plain = False
         if cancel and self._operation is not None:
             self._proactor.cancel(self._operation)
+
+    def begin(self) -> None:
+        """Begin to receive, behind the callbacks that are queued: what is there already is served at once."""
+        if self.receive is IDLE and self.delivery is STRAIGHT:
+            self._arm_after_callbacks()
 
     def arm(self) -> None:
         """Cast the rod again, unless it is out, or nobody wants to read. A failure ends the connection."""
@@ -298,7 +304,7 @@ class Reader:
         return True
 
     def _arm_after_callbacks(self) -> None:
-        """The protocol has had its result; when the callbacks that it may have asked for have run, arm again."""
+        """Arm, when the callbacks have run that are queued now: the protocol may have asked for them."""
         if self._callbacks:
             self.receive = DUE
             self.transport.loop.unarmed.append(self)

@@ -72,7 +72,7 @@ class StreamTransport(EndpointTransport):
         loop.call_soon(self._start, waiter, context=self.context)
 
     def _begin_receiving(self) -> None:
-        self._reader.arm()
+        self._reader.begin()
 
     def __repr__(self) -> str:
         parts = [type(self).__name__]
