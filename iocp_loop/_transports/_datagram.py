@@ -69,6 +69,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         "_queued_size",
         "_receive",
         "_sending",
+        "_target",
         "_verbs",
     )
 
@@ -90,6 +91,9 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         self._verbs = _sockets.verbs_of(endpoint)
         self._protocol = protocol
         self._address = address
+        # Where a datagram goes that is given no address; None: to the connected peer. Where broadcasting is allowed,
+        # asyncio does not connect the socket to the remote address, so that anybody may answer.
+        self._target = None if self.get_extra_info("peername") else address
         self._closing = False
         self._receive: OverlappedEx | None = None
         self._burst = False
@@ -235,10 +239,12 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             raise ValueError(f"Invalid address: must be None or {self._address}")
         if self._closing:
             return
+        if addr is None or self._address is not None:
+            addr = self._target
         if not self._queue and self._send_at_once(data, addr):
             return
         try:
-            packed = b"" if self._address is not None or addr is None else sockaddr.resolve(self._handle.family, addr)
+            packed = b"" if addr is None else sockaddr.resolve(self._handle.family, addr)
         except OSError as exc:
             self._tell_error(exc)
             return
@@ -251,11 +257,11 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
     def _send_at_once(self, data: Any, addr: Any) -> bool:
         """True if the datagram was taken, or refused with an error that was told; False if it has to wait."""
         try:
-            if self._address is None and addr is not None:
-                self._handle.sendto(data, addr)
-            else:
+            if addr is None:
                 # To the connected peer; also of a given socket that its owner had connected.
                 self._handle.send(data)
+            else:
+                self._handle.sendto(data, addr)
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:

@@ -199,6 +199,26 @@ async def test_broadcasts_are_sent_only_where_they_were_allowed():
         assert not any(isinstance(error, PermissionError) for error in protocol.errors)
 
 
+@pytest.mark.parametrize("is_full", [False, True])
+@pytest.mark.parametrize("local", [None, (LOCALHOST, 0)])
+async def test_a_remote_address_of_an_endpoint_that_may_broadcast_is_sent_to(local, is_full, monkeypatch):
+    """asyncio does not connect its socket; the stdlib's ProactorEventLoop sends to nobody, and says WinError 10057."""
+    monkeypatch.setattr(Reluctant, "refusing", is_full)
+    with bare() as peer:
+        monkeypatch.setattr(socket, "socket", Reluctant)
+        options = {"local_addr": local, "remote_addr": peer.getsockname(), "allow_broadcast": True}
+        async with endpoint(**options) as (transport, protocol):
+            for address in (None, peer.getsockname()):
+                transport.sendto(b"ping", address)
+                data, sender = await asyncio.to_thread(peer.recvfrom, 100)
+            assert transport.get_extra_info("peername") is None
+            peer.sendto(data, sender)
+            assert await protocol.receives(1) == [b"ping"]
+            with pytest.raises(ValueError, match="Invalid address"):
+                transport.sendto(b"x", dead_address())
+            assert not protocol.errors
+
+
 async def test_a_local_address_in_use_is_an_error_and_leaves_no_socket():
     with bare() as taken:
         with pytest.raises(OSError) as caught:
