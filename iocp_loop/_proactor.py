@@ -261,7 +261,10 @@ class Proactor:
 
     def holds(self, operation: OverlappedEx) -> bool:
         """Whether a result of the operation is still to come: it is pending, or settled and waits to be delivered."""
-        return operation.pending or any(entry[0] is operation for entry in self.settled)
+        return operation.pending or self._is_settled(operation)
+
+    def _is_settled(self, operation: OverlappedEx) -> bool:
+        return any(entry[0] is operation for entry in self.settled)
 
     def complete(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         """Settle a pending operation that the kernel never saw: one of ours that was performed, or given up."""
@@ -395,12 +398,12 @@ class Proactor:
                 operation.state = SETTLED
                 endpoint = operation.endpoint
                 endpoint.operations.remove(operation)
-                # None again, in the same step: an interrupt finds it ours or theirs, and never in between.
+                # None again, in the same line: an interrupt finds it ours or theirs.
                 operation = take((operation, status, byte_count))  # type: ignore[func-returns-value]
                 if endpoint.closing and not endpoint.operations:
                     self._finish_close(endpoint)
         except BaseException:
-            if operation is not None:
+            if operation is not None and not self._is_settled(operation):
                 self._interrupted.keep(operation)
             elif endpoint is not None:
                 self._finish_close_if_last(endpoint)

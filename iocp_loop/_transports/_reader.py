@@ -224,6 +224,7 @@ class Reader:
                 self.receive = DUE
             raise
         except BaseException as exc:
+            self.receive = IDLE
             self._fail(exc)
 
     def _fail(self, exc: BaseException) -> None:

@@ -229,8 +229,11 @@ def test_real_interrupts_under_load_leave_every_connection_alive():
         for _ in range(INTERRUPTS):
             time.sleep(choice.random() * 0.01)  # Not for an order: anywhere will do.
             _thread.interrupt_main()
+        loop.call_soon_threadsafe(end)
+
+    def end():
         over.set()
-        loop.call_soon_threadsafe(loop.stop)
+        loop.stop()
 
     thread = threading.Thread(target=interrupt)
     thread.start()

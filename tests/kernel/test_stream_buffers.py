@@ -211,24 +211,38 @@ async def test_a_receive_that_cannot_be_submitted_after_its_callbacks_ends_its_c
         assert await protocol.gone() is report["exception"]
 
 
-async def test_where_the_next_receive_cannot_be_submitted_at_once_the_connection_ends():
-    """As above, where no callback has to run first."""
+@pytest.mark.parametrize("refusals", [1, 2])
+async def test_where_the_next_receive_cannot_be_submitted_at_once_it_is_tried_again_and_then_the_connection_ends(
+    refusals,
+):
+    """As above, where no callback has to run first: it is known to be nobody's, whatever the exception came from."""
 
     class Breaking(Recorder):
         def data_received(self, data):
             super().data_received(data)
-            patch.setattr(here().proactor, "submit", no_memory)
+            if data == b"data":
+                patch.setattr(here().proactor, "submit", no_memory)
 
     def no_memory(operation):
-        patch.undo()
+        nonlocal refusals
+        refusals -= 1
+        if not refusals:
+            patch.undo()
         raise MemoryError("provoked")
 
+    ends = refusals == 2
     with pytest.MonkeyPatch.context() as patch:
         async with connected(Breaking) as (_, protocol, peer):
             await turns()
             peer.sendall(b"data")
-            assert isinstance(await protocol.gone(), MemoryError)
-            here().expect_report("provoked")
+            if ends:
+                assert isinstance(await protocol.gone(), MemoryError)
+                here().expect_report("the next receive cannot be submitted")
+            else:
+                await protocol.receives(4)
+                peer.sendall(b"more")
+                await protocol.receives(4)
+            here().expect_report("delivering READ")
 
 
 def no_first_buffer(patch):
