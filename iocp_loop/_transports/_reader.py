@@ -143,7 +143,7 @@ class Reader:
         if self.receive is HELD:
             self._deliver_later()
         else:
-            self.begin()
+            self.arm()
 
     def _put_behind(self) -> None:
         """To BEHIND: the endpoint's leftover comes first."""
@@ -192,7 +192,7 @@ class Reader:
         if self.receive is HELD:
             self._deliver_later()
         else:
-            self.begin()
+            self.arm()
 
     def stop(self, *, cancel: bool) -> None:
         """Deliver nothing more. `cancel` ends the receive that is out, where closing the endpoint does not do it."""
@@ -200,11 +200,6 @@ class Reader:
         self._plain = False
         if cancel and self._operation is not None:
             self._proactor.cancel(self._operation)
-
-    def begin(self) -> None:
-        """Begin to receive, behind the callbacks that are queued: what is there already is served at once."""
-        if self.receive is IDLE and self.delivery is STRAIGHT:
-            self._arm_after_callbacks()
 
     def arm(self) -> None:
         """Cast the rod again, unless it is out, or nobody wants to read. A failure ends the connection."""
@@ -301,7 +296,7 @@ class Reader:
         return True
 
     def _arm_after_callbacks(self) -> None:
-        """Arm, when the callbacks have run that are queued now: the protocol may have asked for them."""
+        """The protocol has had its result; when the callbacks that it may have asked for have run, arm again."""
         if self._callbacks:
             self.transport.loop.unarmed.append(self)
             self.receive = DUE

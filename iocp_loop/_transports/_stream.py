@@ -75,7 +75,7 @@ class StreamTransport(EndpointTransport):
 
     @repeatable
     def _begin_receiving(self) -> None:
-        self._reader.begin()
+        self._reader.arm()
 
     def __repr__(self) -> str:
         parts = [type(self).__name__]
