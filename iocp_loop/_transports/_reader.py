@@ -6,11 +6,12 @@ known of a reader: where its receive is, and what becomes of what that brings. (
 see `Idleness`.)
 
     receive    it                                              to
-    IDLE       is with us, and brought nothing                 OUT, when somebody wants to read
+    IDLE       is with us, and brought nothing                 OUT or DUE, when somebody wants to read
     OUT        is the kernel's, or what it brought is being    OUT (submitted again), DUE, HELD, ENDED;
                delivered, or will be in its turn               IDLE, where nobody wants more
-    DUE        was delivered, and is submitted when the        OUT; IDLE, where nobody wants more by then
-               callbacks that its data asked for have run
+    DUE        is submitted when the callbacks have run that   OUT; IDLE, where nobody wants more by then
+               its data asked for, or that were queued when
+               somebody resumed reading
     HELD       has brought what nobody wants yet               as from OUT, when it is delivered
     ENDED      is not asked for any more: the stream's end
 
@@ -24,11 +25,11 @@ see `Idleness`.)
     STOPPED    is dropped                                      any, by close(), abort(), an error
 
 A pending receive is never cancelled to pause. No callback of the program is called by pause() or resume(): what
-resume() sets free is delivered in the next turn. Each callback is the last thing that a delivery does but for
-submitting the next receive, which follows whatever the callback did or raised; where it cannot be submitted, the
-connection ends with the reason, because nobody would notice one that is deaf. Where the data woke a task, the receive
-is submitted when the task has run (DUE): its answer is on the way then, and the peer's next message may be there
-already, so that the receive need not wait in the kernel.
+resume() sets free is delivered in the next turn, and a receive that it submits comes behind the callbacks that are
+queued. Each callback is the last thing that a delivery does but for submitting the next receive, which follows whatever
+the callback did or raised; where it cannot be submitted, the connection ends with the reason, because nobody would
+notice one that is deaf. Where the data woke a task, the receive is submitted when the task has run (DUE): its answer is
+on the way then, and the peer's next message may be there already, so that the receive need not wait in the kernel.
 
 The receive buffer follows the traffic: up to 512 KiB while receives come back full, 2 KiB while they are small, none
 while nothing comes. A buffer that was filled becomes the message itself, uncopied, and the next receive has a new one.
@@ -185,7 +186,7 @@ class Reader:
         if self.receive is HELD:
             self._deliver_later()
         else:
-            self.arm()
+            self.begin()
 
     def _put_behind(self) -> None:
         """To BEHIND: the endpoint's leftover comes first."""
@@ -215,7 +216,7 @@ class Reader:
                 if self.receive is HELD:
                     self._deliver_later()
                 else:
-                    self.arm()
+                    self.begin()
         elif self.receive is HELD and self.delivery is STRAIGHT:
             self.receive = OUT
             self._take(*self._held)
@@ -226,6 +227,14 @@ class Reader:
         self._plain = False
         if cancel and self._operation is not None:
             self._proactor.cancel(self._operation)
+
+    def begin(self) -> None:
+        """Receive again, behind the callbacks that are queued: what is there already is delivered at once."""
+        if self.receive is IDLE and self._callbacks:
+            self.receive = DUE
+            self.transport.loop.call_soon(self.arm, context=self.transport.context)
+        elif self.receive is IDLE:
+            self.arm()
 
     def arm(self) -> None:
         """Cast the rod again, unless it is out, or nobody wants to read. A failure ends the connection."""

@@ -16,7 +16,7 @@ from .. import _sockets
 from .._endpoint import Endpoint
 from .._win32 import sockaddr
 from ._base import EndpointTransport
-from ._reader import PAUSED, STOPPED, Reader
+from ._reader import IDLE, PAUSED, STOPPED, Reader
 from ._writer import Writer
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class StreamTransport(EndpointTransport):
         loop.call_soon(self._start, waiter, context=self.context)
 
     def _begin_receiving(self) -> None:
-        self._reader.arm()
+        if self._reader.receive is IDLE:  # Or resume_reading() was called meanwhile, and has seen to it.
+            self._reader.arm()
 
     def __repr__(self) -> str:
         parts = [type(self).__name__]
