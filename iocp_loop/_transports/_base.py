@@ -59,6 +59,8 @@ class EndpointTransport(asyncio.Transport):
         self._is_overdue = False  # connection_lost had its turn before the kernel had let go of the endpoint
 
     def _start(self, waiter: "asyncio.Future[None] | None") -> None:
+        callbacks = self.loop.callbacks
+        queued = len(callbacks)
         try:
             self._protocol.connection_made(self)
         except (SystemExit, KeyboardInterrupt):
@@ -68,13 +70,14 @@ class EndpointTransport(asyncio.Transport):
             self._report("Exception in callback protocol.connection_made()", exc)
         finally:
             # Also after a KeyboardInterrupt: whoever runs the loop again has a connection that works.
-            if waiter is None:
-                self._begin_receiving()
-            else:
-                # Whoever waits for the connection goes on before its first bytes are delivered, as on asyncio's own
-                # loops: programs attach what the bytes are for when they have the transport.
+            if waiter is not None:
                 private.set_result_unless_cancelled(waiter, None)
+            if len(callbacks) > queued:
+                # Whoever waits for the connection, and the callbacks that connection_made() has asked for, go on before
+                # its first bytes are delivered, as on asyncio's own loops: there is attached what the bytes are for.
                 self.loop.call_soon(self._begin_receiving, context=self.context)
+            else:
+                self._begin_receiving()
 
     def _begin_receiving(self) -> None:
         raise NotImplementedError

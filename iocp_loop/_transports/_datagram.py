@@ -10,11 +10,31 @@ Sending: the socket's own call at once; what the kernel cannot take now waits in
 An address is judged, and a name looked up, when it is given, by the socket's own rules in either case: a bad one
 raises, an unknown name is told to `error_received`, and neither ends the endpoint. close() sends what waits, and
 connection_lost always comes.
+
+    reception  the receive                                     to
+    NEW        is still to be made                             OUT or BURST, after connection_made()
+    OUT        is the kernel's, or what it brought is being    OUT or BURST, submitted again after whatever it brought;
+               delivered, or will be in its turn               WAITING, where it cannot be, or errors do not end
+    BURST      as OUT, and was served at once: after its       as OUT
+               datagram, others are taken by the socket's
+               own call
+    WAITING    is submitted again after a while                as from OUT, by a timer
+    STOPPED    is not asked for any more                       (from any, by close(), abort(), an error)
+
+    sending    datagrams                                       to
+    DIRECT     none wait                                       FLUSHING, by one that the kernel does not take at once
+    FLUSHING   wait, the first of them for an overlapped send  DRAINING, by its packet
+    DRAINING   wait for the socket's own call: in this turn,   DIRECT, when the last one is out; FLUSHING, by one that
+               or, when many were sent in it, in the next      the kernel does not take, or that is added meanwhile
+    LOST       were forgotten                                  (from any, by abort(), an error)
+
+While datagrams wait, another one waits behind them. STOPPED and not yet LOST, the endpoint closes when it is DIRECT.
 """
 
 import asyncio
 import socket
 from collections import deque
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from .. import _asyncio_private as private
@@ -54,23 +74,49 @@ _ERRORS_IN_A_ROW_MAX = 32
 _RETRY_DELAY_S = 0.05
 
 
+class Reception(Enum):
+    """Where an endpoint's receive is; see the module's header."""
+
+    NEW = "new"
+    OUT = "out"
+    BURST = "burst"
+    WAITING = "waiting"
+    STOPPED = "stopped"
+
+
+class Sending(Enum):
+    """Where the datagrams are that an endpoint is to send; see the module's header."""
+
+    DIRECT = "direct"
+    FLUSHING = "flushing"
+    DRAINING = "draining"
+    LOST = "lost"
+
+
+NEW, OUT, BURST, WAITING, STOPPED = Reception
+DIRECT, FLUSHING, DRAINING, LOST = Sending
+
+
 # An asyncio.Transport too, as on asyncio's own loops.
 class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
-    """One UDP socket; made by the loop, never by users. Not thread-safe, as all of asyncio."""
+    """One UDP socket; made by the loop, never by users. Not thread-safe, as all of asyncio.
+
+    Attributes:
+        reception, sending: see the module's header.
+    """
 
     __slots__ = (
         "_address",
-        "_burst",
-        "_closing",
         "_errors_in_a_row",
         "_flow",
         "_proactor",
         "_queue",
         "_queued_size",
         "_receive",
-        "_sending",
         "_target",
         "_verbs",
+        "reception",
+        "sending",
     )
 
     # Of each receive's buffer, in bytes. Settable before the endpoint is created, for memory's sake.
@@ -94,23 +140,26 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         # Where a datagram goes that is given no address; None: to the connected peer. Where broadcasting is allowed,
         # asyncio does not connect the socket to the remote address, so that anybody may answer.
         self._target = None if self.get_extra_info("peername") else address
-        self._closing = False
+        self.reception, self.sending = NEW, DIRECT
         self._receive: OverlappedEx | None = None
-        self._burst = False
         self._errors_in_a_row = 0
         self._queue: deque[tuple[bytes, bytes]] = deque()  # data and packed address; b"" for the connected peer
         self._queued_size = 0
-        self._sending: OverlappedEx | None = None
         self._flow = FlowControl(self)
         self._extra["socket"] = private.TransportSocket(sock)  # type: ignore[attr-defined]
         loop.call_soon(self._start, waiter, context=self.context)
 
     def __repr__(self) -> str:
-        state = "closed" if self._handle is None else "closing" if self._closing else f"fd={self._handle.fileno()}"
-        return f"<{type(self).__name__} {state} bufsize={self._queued_size}>"
+        if self._handle is None:
+            return f"<{type(self).__name__} closed>"
+        state = "closing" if self.is_closing() else "open"
+        return (
+            f"<{type(self).__name__} {state} fd={self._endpoint.handle} receive={self.reception.value} "
+            f"send={self.sending.value} bufsize={self._queued_size}>"
+        )
 
     def is_closing(self) -> bool:
-        return self._closing
+        return self.reception is STOPPED
 
     # -- receiving ---------------------------------------------------------------------------------------------
 
@@ -127,11 +176,11 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         self._arm_again()
 
     def _deliver_kept(self, data: bytes, sender: Any) -> None:
-        if not self._closing:
+        if self.reception is not STOPPED:
             self._protocol.datagram_received(data, sender)
 
     def _arm(self) -> None:
-        if self._closing:
+        if self.reception is STOPPED:
             return
         try:
             operation = self._receive
@@ -142,9 +191,9 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
                 )
                 operation.context = self.context
                 self._receive = operation
-            self._burst = self._proactor.submit(operation)
+            self.reception = BURST if self._proactor.submit(operation) else OUT
         except Exception as exc:
-            self._arm_later(exc)
+            self._report_and_arm_later(exc)
 
     @repeatable
     def _arm_again(self) -> None:
@@ -152,23 +201,32 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         if self._receive is None or not self._proactor.holds(self._receive):
             self._arm()
 
-    def _arm_later(self, exc: Exception) -> None:
-        """No memory, say: it is reported, and reception goes on after a while."""
+    def _report_and_arm_later(self, exc: Exception) -> None:
+        """No memory, say: reception goes on after a while."""
+        self._arm_later()
         self._report("The next datagram cannot be received; trying again soon", exc)
-        self.loop.call_later(_RETRY_DELAY_S, self._arm_again)
+
+    def _arm_later(self) -> None:
+        if self.reception is not STOPPED:
+            self.reception = WAITING
+            self.loop.call_later(_RETRY_DELAY_S, self._arm_again)
 
     def awaits(self, operation: OverlappedEx) -> bool:
-        """Whether a delivery has ended before its operation was submitted again, or let go."""
-        return operation in (self._receive, self._sending) and not self._closing and not self._proactor.holds(operation)
+        """Whether a delivery has ended before what it brought was dealt with."""
+        if operation is self._receive:
+            ours = self.reception is OUT or self.reception is BURST
+        else:
+            ours = self.sending is FLUSHING
+        return ours and not self._proactor.holds(operation)
 
     def _on_received(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        if self._closing:
+        if self.reception is STOPPED:
             return
         try:
             sender = self._verbs.sender_of(operation)
             data = operation.buffer[:byte_count]
         except MemoryError as exc:
-            self._arm_later(exc)
+            self._report_and_arm_later(exc)
             return
         if status:
             self._on_receive_error(_sockets.error_of(operation, status))
@@ -177,7 +235,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         try:
             self._errors_in_a_row = 0
             (told := self._protocol).datagram_received(data, sender if sender is not None else self._address)
-            if self._burst:
+            if self.reception is BURST:
                 self._receive_burst(operation.buffer)
             self._arm()
         except BaseException:
@@ -195,7 +253,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
                 would cost more than the copy.
         """
         for _ in range(BURST_MAX):
-            if self._closing:
+            if self.reception is STOPPED:
                 return
             try:
                 byte_count, sender = self._handle.recvfrom_into(buffer)
@@ -219,7 +277,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             if code in _RECOVERABLE and self._errors_in_a_row <= _ERRORS_IN_A_ROW_MAX:
                 self._arm()
             else:
-                self.loop.call_later(_RETRY_DELAY_S, self._arm_again)
+                self._arm_later()
 
     def _tell_error(self, error: OSError) -> None:
         """Tell the protocol. What it raises is reported here: neither reception nor the queue may stop for it."""
@@ -237,7 +295,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             raise TypeError(f"data argument must be bytes-like object ({type(data).__name__!r})")
         if self._address is not None and addr not in (None, self._address):
             raise ValueError(f"Invalid address: must be None or {self._address}")
-        if self._closing:
+        if self.reception is STOPPED:
             return
         if addr is None or self._address is not None:
             addr = self._target
@@ -270,7 +328,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
 
     def _send_next(self) -> None:
         """Hand the head of the queue to the kernel, if it has none of ours."""
-        if self._sending is not None or not self._queue:
+        if self.sending is FLUSHING or not self._queue:
             return
         try:
             operation = self._verbs.send_to_operation(self._proactor, self._endpoint, *self._queue[0])
@@ -281,7 +339,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             # No memory, say. What waits would wait for ever.
             self.fatal_error(exc, "Fatal write error on datagram transport")
             return
-        self._sending = operation
+        self.sending = FLUSHING
 
     def _take_head(self) -> tuple[bytes, bytes]:
         head = self._queue.popleft()
@@ -290,18 +348,17 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
 
     def _on_sent(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
         try:
-            self._sending = None
             self._proactor.release(operation)
-            if not self._queue:
-                # Aborted meanwhile: what was queued is forgotten.
+            if self.sending is LOST:
                 return
+            self.sending = DRAINING
             self._take_head()
             if status:
                 self._tell_error(_sockets.error_of(operation, status))
             self._drain()
         except BaseException:
             # The protocol ends the loop's run, or an interrupt: what waits goes out in the next one.
-            if self._sending is None:
+            if self.sending is DRAINING:
                 self.loop.call_soon(self._drain, context=self.context)
             raise
 
@@ -310,17 +367,19 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         """Send what waits; a bounded number in one turn, and the rest in the next."""
         count, is_full = 0, False
         try:
-            # `_sending` is set if error_received() has sent something: the head is in the kernel's hands then.
-            while count < BURST_MAX and self._queue and self._sending is None and not is_full:
+            # It is FLUSHING if error_received() has sent something: the head is in the kernel's hands then.
+            while count < BURST_MAX and self._queue and self.sending is DRAINING and not is_full:
                 is_full = not self._send_head()
                 count += 1
         finally:
             # Also when the protocol ends the loop's run in error_received().
             if is_full:
                 self._send_next()
-            elif self._queue and self._sending is None:
+            elif self.sending is DRAINING and self._queue:
                 self.loop.call_soon(self._drain, context=self.context)
-            if self._closing and not self._queue:
+            elif self.sending is DRAINING:
+                self.sending = DIRECT
+            if self.reception is STOPPED and not self._queue:
                 self.close_endpoint(None)
             # Last: the protocol may do there what it likes.
             self._flow.shrunk(self._queued_size)
@@ -350,9 +409,9 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
     # -- closing -----------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        if self._closing:
+        if self.reception is STOPPED:
             return
-        self._closing = True
+        self.reception = STOPPED
         if self._queue:
             # _drain() closes when the last datagram is out. Nothing more is received.
             if self._receive is not None:
@@ -361,7 +420,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             self.close_endpoint(None)
 
     def _abandon(self, _exc: BaseException | None) -> None:
-        self._closing = True
+        self.reception, self.sending = STOPPED, LOST
         self._queue.clear()
         self._queued_size = 0
 

@@ -5,11 +5,11 @@ straight from the loop's `_process_events`, in the transport's context: no Futur
 what leads from one to another stand in `_reading`.
 
 A pending receive is never cancelled to pause. No callback of the program is called by pause() or resume(): what
-resume() sets free is delivered in the next turn. Each callback is the last thing that a delivery does but for
-submitting the next receive, which follows whatever the callback did or raised; where it cannot be submitted, the
-connection ends with the reason, because nobody would notice one that is deaf. Where the data woke a task, the receive
-is submitted when the task has run (DUE): its answer is on the way then, and the peer's next message may be there
-already, so that the receive need not wait in the kernel.
+resume() sets free is delivered in the next turn, and a receive that it submits comes behind the callbacks that are
+queued. Each callback is the last thing that a delivery does but for submitting the next receive, which follows whatever
+the callback did or raised; where it cannot be submitted, the connection ends with the reason, because nobody would
+notice one that is deaf. Where the data woke a task, the receive is submitted when the task has run (DUE): its answer is
+on the way then, and the peer's next message may be there already, so that the receive need not wait in the kernel.
 
 The receive buffer follows the traffic: up to 512 KiB while receives come back full, 2 KiB while they are small, none
 while nothing comes. A buffer that was filled becomes the message itself, uncopied, and the next receive has a new one.
@@ -143,7 +143,7 @@ class Reader:
         if self.receive is HELD:
             self._deliver_later()
         else:
-            self.arm()
+            self.begin()
 
     def _put_behind(self) -> None:
         """To BEHIND: the endpoint's leftover comes first."""
@@ -192,7 +192,7 @@ class Reader:
         if self.receive is HELD:
             self._deliver_later()
         else:
-            self.arm()
+            self.begin()
 
     def stop(self, *, cancel: bool) -> None:
         """Deliver nothing more. `cancel` ends the receive that is out, where closing the endpoint does not do it."""
@@ -201,6 +201,15 @@ class Reader:
         if cancel and self._operation is not None:
             self._proactor.cancel(self._operation)
 
+    def begin(self) -> None:
+        """Receive again, behind the callbacks that are queued: what is there already is delivered at once."""
+        if self.receive is IDLE and self._callbacks:
+            self.transport.loop.call_soon(self.arm, context=self.transport.context)
+            self.receive = DUE
+        elif self.receive is IDLE:
+            self.arm()
+
+    @repeatable
     def arm(self) -> None:
         """Cast the rod again, unless it is out, or nobody wants to read. A failure ends the connection."""
         if self.receive is not IDLE and self.receive is not DUE:

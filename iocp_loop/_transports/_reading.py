@@ -4,11 +4,12 @@ Two things are known of a reader: where its receive is, and what becomes of what
 nothing has come, see `Idleness`.)
 
     receive    it                                              to
-    IDLE       is with us, and brought nothing                 OUT, when somebody wants to read
+    IDLE       is with us, and brought nothing                 OUT or DUE, when somebody wants to read
     OUT        is the kernel's, or what it brought is being    OUT (submitted again), DUE, HELD, ENDED;
                delivered, or will be in its turn               IDLE, where nobody wants more
-    DUE        was delivered, and is submitted when the        OUT; IDLE, where nobody wants more by then
-               callbacks that its data asked for have run
+    DUE        is submitted when the callbacks have run that   OUT; IDLE, where nobody wants more by then
+               its data asked for, or that were queued when
+               somebody resumed reading
     HELD       has brought what nobody wants yet               as from OUT, when it is delivered
     ENDED      is not asked for any more: the stream's end
 

@@ -17,7 +17,7 @@ from .._endpoint import Endpoint
 from .._win32 import sockaddr
 from ._base import EndpointTransport
 from ._reader import Reader
-from ._reading import PAUSED, STOPPED
+from ._reading import IDLE, PAUSED, STOPPED
 from ._repeatable import repeatable
 from ._writer import Writer
 
@@ -75,7 +75,8 @@ class StreamTransport(EndpointTransport):
 
     @repeatable
     def _begin_receiving(self) -> None:
-        self._reader.arm()
+        if self._reader.receive is IDLE:  # Or resume_reading() was called meanwhile, and has seen to it.
+            self._reader.arm()
 
     def __repr__(self) -> str:
         parts = [type(self).__name__]

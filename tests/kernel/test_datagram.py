@@ -751,6 +751,63 @@ async def test_closing_twice_is_once_and_repr_tells_the_state():
     transport.close()
 
 
+async def test_repr_tells_where_the_receive_is():
+    class Looking(Datagrams):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            self.seen = [repr(transport)]
+
+        def datagram_received(self, data, addr):
+            super().datagram_received(data, addr)
+            self.seen.append(repr(self.transport))
+
+    with bare() as peer:
+        async with endpoint(Looking) as (transport, protocol):
+            assert "open" in protocol.seen[0]
+            assert "receive=new" in protocol.seen[0]
+            await until(lambda: "receive=out" in repr(transport))
+            for _ in range(3):
+                peer.sendto(b"x", name_of(transport))
+            await protocol.receives(3)
+            # The first one's packet was waited for; by then the others were there.
+            assert "receive=out" in protocol.seen[1]
+            assert "receive=burst" in protocol.seen[2]
+            here().watched.fail("WSARecvFrom", WsaError.NOBUFS)
+            peer.sendto(b"x", name_of(transport))
+            await until(lambda: "receive=waiting" in repr(transport))
+            await until(lambda: "receive=out" in repr(transport))
+            transport.close()
+            assert "closing" in repr(transport)
+            assert "receive=stopped send=direct" in repr(transport)
+    assert repr(transport) == "<DatagramTransport closed>"
+
+
+async def test_repr_tells_where_the_datagrams_are():
+    sock = bare(kind=Reluctant)
+    with bare() as peer:
+        async with endpoint(sock=sock) as (transport, protocol):
+            assert "send=direct bufsize=0" in repr(transport)
+            for _ in range(2 * BURST_MAX):
+                transport.sendto(b"", peer.getsockname())
+            assert f"send=flushing bufsize={transport.get_write_buffer_size()}" in repr(transport)
+            sock.refusing = False
+            async with asyncio.timeout(PATIENCE_S):
+                while "send=draining" not in repr(transport):
+                    await asyncio.sleep(0)  # It is for a turn or two.
+            # One that is added meanwhile waits behind the others.
+            transport.sendto(b"last", peer.getsockname())
+            assert "send=flushing" in repr(transport)
+            await until(lambda: "send=direct" in repr(transport))
+            received = [await asyncio.to_thread(peer.recv, 100) for _ in range(2 * BURST_MAX + 1)]
+            assert received == [b""] * 2 * BURST_MAX + [b"last"]
+            sock.refusing = True
+            transport.sendto(b"x", peer.getsockname())
+            transport.close()
+            assert "receive=stopped send=flushing" in repr(transport)
+            transport.abort()
+            assert "send=lost bufsize=0" in repr(transport)
+
+
 async def test_an_exception_in_connection_lost_is_reported_and_everything_is_given_back():
     class Raising(Datagrams):
         def connection_lost(self, exc):

@@ -167,6 +167,17 @@ async def opens_and_receives(journal, kind):
         protocol.transport.abort()
 
 
+async def queues_a_callback_when_made(journal, kind):
+    """It runs before anything is received, although that was there before."""
+
+    def queue(protocol):
+        asyncio.get_running_loop().call_soon(journal.note, "soon")
+
+    async with kind(journal, b"x", made=queue) as (protocol, _):
+        await journal.has("data")
+        protocol.transport.abort()
+
+
 async def is_closed_when_made(journal, kind):
     async with kind(journal, made=lambda protocol: protocol.transport.close()) as (_, peer):
         await asyncio.to_thread(listen, peer)

@@ -44,6 +44,25 @@ async def everything_is_due(journal):
     journal.note("await")
 
 
+async def callbacks_are_queued_before_reading_is_resumed(journal):
+    """Data are there, and no receive: they come after what was asked for before."""
+    loop = asyncio.get_running_loop()
+    sock, peer = socket.socketpair()
+
+    def pause(protocol):
+        protocol.transport.pause_reading()
+        peer.sendall(b"x")
+
+    with peer:
+        transport, _ = await loop.create_connection(lambda: Noting(journal, made=pause), sock=sock)
+        loop.call_soon(journal.note, "soon")
+        transport.resume_reading()
+        journal.note("resume_reading")
+        await journal.has("data")
+        transport.abort()
+        await journal.has("lost")
+
+
 async def a_timer_is_due_while_data_are_there(journal):
     """What was queued before, the data, then the timer."""
     loop = asyncio.get_running_loop()

@@ -26,6 +26,7 @@ LOOP = [
         other.everything_is_due,
         "asked > soon, future, threadsafe, task, late timer, timer > soon again, task again > await",
     ),
+    Row(other.callbacks_are_queued_before_reading_is_resumed, "made > resume_reading > soon ~ data > lost"),
     Row(other.a_timer_is_due_while_data_are_there, "soon, timer > received"),
 ]
 
@@ -34,6 +35,8 @@ CONNECTIONS = [
     *rows([tcp.server], tcp.opens_and_receives, "factory > made ~ data > lost"),
     *rows([tcp.tls_client], tcp.opens_and_receives, "factory > made > await ~ data > lost"),
     *rows([tcp.tls_server], tcp.opens_and_receives, "factory > made ~ data > lost"),
+    *rows(tcp.CLIENTS, tcp.queues_a_callback_when_made, "factory > made > soon, await ~ data > lost"),
+    *rows([tcp.server], tcp.queues_a_callback_when_made, "factory > made > soon ~ data > lost"),
     *rows(tcp.CLIENTS, tcp.is_closed_when_made, "factory > made > lost, await"),
     *rows([tcp.server], tcp.is_closed_when_made, "factory > made > lost"),
     # TLS tells of its end in a turn of its own, and close() waits for the peer's goodbye.
