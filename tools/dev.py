@@ -4,6 +4,7 @@
     tools/dev.py demo   [ARGS]    python -m iocp_loop demo ARGS
     tools/dev.py test   [ARGS]    pytest ARGS; --stomp: with the stomp mode's guarded memory
     tools/dev.py bench  [ARGS]    benchmarks/run.py ARGS; --page FOLDER: and the results page, with counts and plots
+    tools/dev.py libraries [NAMES]   other people's own tests on both loops, and docs/compatibility.md of it
     tools/dev.py python [ARGS]    anything: python ARGS
     tools/dev.py lint             ruff and mypy
 
