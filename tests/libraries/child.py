@@ -83,6 +83,7 @@ def main():
     import substitution
     from table import covers
 
+    os.add_dll_directory(request["dlls"])
     made = substitution.install(request["loop"])
     if not request["as proactor"]:
         substitution.asyncio.ProactorEventLoop = substitution.StdlibLoop

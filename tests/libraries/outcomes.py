@@ -10,6 +10,8 @@ GOOD = frozenset({"ok", "expected failure"})
 IDLE = frozenset({"skip"})
 # What a test is called that one loop's run does not have at all.
 ABSENT = "absent"
+# So much of an exception's line is kept.
+SAID_MAX = 200
 # pytest's exit statuses: all passed, some failed, none collected (all of them are done, or left out).
 PYTEST_WORKED = frozenset({0, 1, 5})
 
@@ -145,6 +147,12 @@ class Comparison:
         return (("ours", self.ours), ("stdlib", self.stdlib))
 
 
+def said(detail: str) -> str:
+    """The line of a traceback, as pytest prints it, that has the exception."""
+    lines = [line[1:].strip() for line in detail.splitlines() if line.startswith("E  ")]
+    return (lines or detail.splitlines() or [""])[0][:SAID_MAX]
+
+
 def word(run: Run, test: str) -> str:
     return run.outcomes[test].word if test in run.outcomes else ABSENT
 
@@ -159,7 +167,7 @@ def result(comparison: Comparison) -> dict[str, Any]:
         "skipped": counts["skipped"],
         "failed": sorted(test for test, kind in verdicts.items() if kind == "failed"),
         "differences": [
-            {"test": each.test, "kind": each.kind, "ours": each.ours, "stdlib": each.stdlib, "detail": each.detail}
+            {"test": each.test, "kind": each.kind, "ours": each.ours, "stdlib": each.stdlib, "said": said(each.detail)}
             for each in comparison.differences
         ],
         "loops": {"ours": comparison.ours.made["tested"], "stdlib": comparison.stdlib.made["tested"]},

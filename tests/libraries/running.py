@@ -52,6 +52,7 @@ class Child:
             "only": only,
             "done": list(run.outcomes),
             "test limit": self._library.test_limit_s,
+            "dlls": str(self._prepared / "dlls"),
             "events": str(folder / "events"),
             "stacks": str(folder / "stacks"),
         }
@@ -155,7 +156,7 @@ def main(arguments: list[str]) -> int:
         **result(comparison),
     }
     text = json.dumps(found, indent=1) + "\n"
-    print(text)
+    print("\n".join([text, *comparison.problems()]))
     if options.details:
         options.details.write_text(details(comparison), encoding="utf-8")
     if options.out:

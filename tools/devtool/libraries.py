@@ -1,7 +1,7 @@
 """Other people's test suites: what `libraries` needs of them, fetched and laid out, and the command itself.
 
-A prepared library is a folder with two: `packages`, the library and what its tests need, from wheels for the Windows
-Python; and `suite`, its source distribution without the package.
+A prepared library is a folder with three: `packages`, the library and what its tests need, from wheels for the Windows
+Python; `suite`, its source distribution without the package; and `dlls`, what Wine lacks.
 """
 
 import runpy
@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import cache, fetch, report, wine
+from . import cache, fetch, report, wine, winpython
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RING = REPOSITORY / "tests" / "libraries"
 PAGE = REPOSITORY / "docs" / "compatibility.md"
-RECIPE = 1  # Raise it when prepare() does something else.
+RECIPE = 2  # Raise it when prepare() does something else.
+SHIM = Path(__file__).parent / "bcryptprimitives.c"
 # The library whose tests an ordinary test run has, and the variable that tells it where they are.
 SAMPLE = "janus"
 VARIABLE = "IOCP_LOOP_LIBRARY"
@@ -92,6 +93,11 @@ def prepare(library: Any, python: str, lock_file: Path, folder: Path) -> None:
         fetch.pip(*source, "-r", requirement, "-d", folder, what=f"the tests of {library.name}")
         (archive,) = folder.glob("*.tar.gz")
         unpack(archive, folder / "suite", library.source)
+        (folder / "dlls").mkdir()
+        if sys.platform != "win32":
+            # QUIRK(wine): Wine 8 has no bcryptprimitives.dll, and wheels of Rust programs do not load without.
+            command = ("-shared", "-O2", "-Wall", "-Werror", "-s", SHIM, "-ladvapi32")
+            winpython.compile_with(wine.COMPILER, *command, "-o", folder / "dlls" / "bcryptprimitives.dll")
 
 
 def unpack(archive: Path, suite: Path, source: str) -> None:
