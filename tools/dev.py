@@ -4,9 +4,10 @@
     tools/dev.py demo   [ARGS]    python -m iocp_loop demo ARGS
     tools/dev.py test   [ARGS]    pytest ARGS; --stomp: with the stomp mode's guarded memory
     tools/dev.py bench  [ARGS]    benchmarks/run.py ARGS; --page FOLDER: and the results page, with counts and plots
-    tools/dev.py libraries [NAMES]   other people's own tests on both loops, and docs/compatibility.md of it
     tools/dev.py python [ARGS]    anything: python ARGS
     tools/dev.py lint             ruff and mypy
+    tools/dev.py libraries [NAMES]    other people's own tests on our loop and on the standard library's, and
+                                  docs/compatibility.md of it; --lock NAMES: only pins what they need
 
 Each takes --python 3.11|3.12|3.13|3.14 (or 3.13t, 3.14t: free-threaded); the default is the newest that works here.
 What they need is downloaded and made on the first run, and kept in the user's cache folder (on Linux about 1 GB, in

@@ -103,7 +103,9 @@ def prepare(library: Any, python: str, lock_file: Path, folder: Path) -> None:
 def unpack(archive: Path, suite: Path, source: str) -> None:
     """A source distribution's content, without the folder that would shadow the installed package."""
     with tarfile.open(archive) as members:
-        members.extractall(suite.parent / "unpacked", filter="data")
+        # Python 3.11.2 does not know it; the archive is known by its hash.
+        members.extraction_filter = getattr(tarfile, "data_filter", None)
+        members.extractall(suite.parent / "unpacked")
     (top,) = (suite.parent / "unpacked").iterdir()
     top.rename(suite)
     (suite.parent / "unpacked").rmdir()
