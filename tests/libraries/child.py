@@ -105,8 +105,8 @@ def main():
     import pytest
 
     recorder = Recorder(request, made, is_left_out)
-    # pytest's own watchdog would reset ours; and a cache would tell the second run about the first.
-    options = ["-p", "no:faulthandler", "-p", "no:cacheprovider", "-q", "--continue-on-collection-errors"]
+    # pytest's own watchdog would take ours away; and a cache would tell the second run about the first.
+    options = ["-o", "faulthandler_timeout=0", "-p", "no:cacheprovider", "-q", "--continue-on-collection-errors"]
     status = pytest.main([*options, *request["arguments"]], plugins=[recorder])
     recorder.send("end", status=int(status))
     sys.stdout.flush()
