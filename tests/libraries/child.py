@@ -35,20 +35,20 @@ class Recorder:
         os.write(self._events, f"{json.dumps(line)}\n".encode())
 
     def pytest_collection_modifyitems(self, config, items):
-        left_out = [item for item in items if self._is_left_out(item.nodeid)]
+        left_out = [item for item in items if self._is_left_out(name_of(item.nodeid))]
         if left_out:
             config.hook.pytest_deselected(items=left_out)
-            items[:] = [item for item in items if not self._is_left_out(item.nodeid)]
+            items[:] = [item for item in items if not self._is_left_out(name_of(item.nodeid))]
 
     def pytest_collectreport(self, report):
         if report.failed:
             # A module that cannot be imported: as if it were one test.
-            self.send("stop", test=report.nodeid, word="error", detail=report.longreprtext[-DETAIL_MAX:])
+            self.send("stop", test=name_of(report.nodeid), word="error", detail=report.longreprtext[-DETAIL_MAX:])
 
     def pytest_runtest_logstart(self, nodeid):
         self._word, self._detail = "ok", ""
         faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._stacks)
-        self.send("start", test=nodeid)
+        self.send("start", test=name_of(nodeid))
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
@@ -61,7 +61,12 @@ class Recorder:
 
     def pytest_runtest_logfinish(self, nodeid):
         faulthandler.cancel_dump_traceback_later()
-        self.send("stop", test=nodeid, word=self._word, detail=self._detail)
+        self.send("stop", test=name_of(nodeid), word=self._word, detail=self._detail)
+
+
+def name_of(nodeid):
+    """The same on both loops, also where the loop's class is a parameter of the test."""
+    return nodeid.replace("IocpEventLoop", "ProactorEventLoop")
 
 
 def lack_what_wine_lacks():

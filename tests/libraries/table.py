@@ -121,6 +121,7 @@ LIBRARIES = (
                 "its loops are in other processes, which the substitution does not reach; most wait for ever under Wine"
             )
         },
+        both="`Path.touch()` of a file that is there fails under Wine",
     ),
     Library(
         "aiosmtplib",
