@@ -4,6 +4,7 @@ portable/  any operating system: layouts, tables, and the seeded fake kernel
 kernel/    the real Win32: Windows, or Wine
 contract/  our loop beside the standard library's
 ecosystem/ servers and clients of other people on our loop
+libraries/ other people's own tests, on our loop and on the standard library's
 """
 
 import sys
@@ -25,7 +26,7 @@ if sys.platform != "win32":
     package = types.ModuleType("iocp_loop")
     package.__path__ = [str(ROOT / "iocp_loop")]
     sys.modules.setdefault("iocp_loop", package)
-    collect_ignore = ["contract", "ecosystem", "kernel"]
+    collect_ignore = ["contract", "ecosystem", "kernel", "libraries"]
 
 
 def pytest_addoption(parser):

@@ -7,6 +7,8 @@
     tools/dev.py python [ARGS]    anything: python ARGS
     tools/dev.py lint             ruff and mypy
     tools/dev.py coverage         what the portable ring runs of the package, by room; too little of one is a failure
+    tools/dev.py libraries [NAMES]    other people's own tests on our loop and on the standard library's, and
+                                  docs/compatibility.md of it; --lock NAMES: only pins what they need
 
 Each takes --python 3.11|3.12|3.13|3.14 (or 3.13t, 3.14t: free-threaded); the default is the newest that works here.
 What they need is downloaded and made on the first run, and kept in the user's cache folder (on Linux about 1 GB, in

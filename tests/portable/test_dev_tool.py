@@ -3,6 +3,7 @@
 import multiprocessing
 import struct
 import sys
+import tarfile
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
-from devtool import cache, commands, cpus, fetch, native, pins, report, stdlib, winpython  # noqa: E402
+from devtool import cache, commands, cpus, fetch, libraries, native, pins, report, stdlib, winpython  # noqa: E402
 
 
 @pytest.fixture
@@ -55,6 +56,54 @@ def test_named_files_decide_which_rings_run():
     assert commands.concerns_portable_ring([f"{this_file}::test_x"])
     assert not commands.concerns_portable_ring(["tools"])
     assert not commands.names_tests(["-x", "--maxfail=1", "no-such-file"])
+
+
+@pytest.mark.parametrize(
+    ("named", "concerns"),
+    [
+        ([], True),
+        (["-k", "janus"], True),
+        (["tests"], True),
+        (["tests/libraries/test_sample.py"], True),
+        (["tests/portable"], False),
+    ],
+)
+def test_the_libraries_sample_is_fetched_for_runs_that_have_it(named, concerns):
+    assert commands.concerns_ring("tests/libraries", named) is concerns
+
+
+# ---- other people's tests
+
+
+@pytest.fixture
+def source_distribution(tmp_path):
+    for name in ("lib/__init__.py", "lib/core.py", "tests/test_lib.py"):
+        path = tmp_path / "lib-1.0" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    archive = tmp_path / "lib-1.0.tar.gz"
+    with tarfile.open(archive, "w:gz") as members:
+        members.add(tmp_path / "lib-1.0", "lib-1.0")
+    return archive
+
+
+def test_a_source_distribution_is_laid_out_without_the_package(source_distribution, tmp_path):
+    libraries.unpack(source_distribution, tmp_path / "suite", "lib")
+    assert [path.name for path in (tmp_path / "suite").iterdir()] == ["tests"]
+
+
+def test_the_folder_to_leave_out_must_be_there(source_distribution, tmp_path):
+    with pytest.raises(report.Trouble, match="no folder src"):
+        libraries.unpack(source_distribution, tmp_path / "suite", "src")
+
+
+def test_the_sample_is_for_one_python_only():
+    assert libraries.sample("3.11") == {}
+
+
+def test_a_library_that_is_not_in_the_table_is_said_to_be_missing():
+    with pytest.raises(report.Trouble, match="nolib is not in"):
+        libraries.run(["nolib"], None, lambda *_: 0)
 
 
 # ---- the cache

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import coverage as measured
-from . import native, pins, report, wine
+from . import libraries, native, pins, report, wine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PORTABLE = "tests/portable"
+LIBRARIES = "tests/libraries"
 NO_TESTS_COLLECTED = 5  # pytest's exit status
 
 
@@ -82,6 +83,8 @@ def test(request: Request) -> int:
         arguments = ["-m", "pytest", *request.arguments, *([] if names_tests(request.arguments) else [PORTABLE])]
         status = native.run(python, arguments, folder=REPOSITORY, environ=environ | {"PYTHONPATH": str(REPOSITORY)})
     arguments = ["-m", "pytest", *request.arguments, *([] if names_tests(request.arguments) else ["tests"])]
+    if concerns_ring(LIBRARIES, request.arguments):
+        environ |= libraries.sample(request.python or default_name())
     windows_status = in_windows_python(request.python, arguments, REPOSITORY, environ)
     # A selection such as -k may concern one ring only.
     return windows_status or (0 if status == NO_TESTS_COLLECTED else status)
@@ -96,6 +99,12 @@ def concerns_portable_ring(arguments: list[str]) -> bool:
     """Whether only portable tests are asked for, or no files are named."""
     named = [argument for argument in arguments if is_test_path(argument)]
     return (REPOSITORY / PORTABLE).is_dir() and all(path.startswith(PORTABLE) for path in named)
+
+
+def concerns_ring(ring: str, arguments: list[str]) -> bool:
+    """Whether tests of that folder are among what is asked for."""
+    named = [argument.rstrip("/") for argument in arguments if is_test_path(argument)]
+    return not named or any(path.startswith(ring) or ring.startswith(f"{path}/") for path in named)
 
 
 def is_test_path(argument: str) -> bool:
@@ -123,6 +132,11 @@ def bench(request: Request) -> int:
     return status
 
 
+def compare_libraries(request: Request) -> int:
+    """Other people's own tests on our loop and on the standard library's; the page of it."""
+    return libraries.run(request.arguments, request.python, in_windows_python)
+
+
 def take_option(arguments: list[str], option: str) -> tuple[list[str], str | None]:
     """The arguments without an option, and what the option says."""
     if option not in arguments:
@@ -131,6 +145,11 @@ def take_option(arguments: list[str], option: str) -> tuple[list[str], str | Non
     if at + 1 == len(arguments):
         raise report.Trouble(f"{option} wants a folder: write it like {option} my-results.")
     return arguments[:at] + arguments[at + 2 :], arguments[at + 1]
+
+
+def default_name() -> str:
+    """The Python that is taken where --python names none."""
+    return native.own_name() if sys.platform == "win32" else pins.DEFAULT_UNDER_WINE
 
 
 def python(request: Request) -> int:
@@ -177,6 +196,7 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
     "demo": demo,
     "test": test,
     "bench": bench,
+    "libraries": compare_libraries,
     "python": python,
     "lint": lint,
     "coverage": coverage,

@@ -1,0 +1,222 @@
+"""Which libraries' own tests are run on our loop, and what is known of the outcome. Data only.
+
+A library is tested as it is installed, from its wheel; of its source distribution, the package's own folder is removed,
+so that only the tests come from there. Where they lie in that folder, all of it is the source distribution's. What it
+needs is pinned in locks/NAME.txt, which `tools/dev.py libraries --lock NAME` makes from the row here.
+"""
+
+from typing import NamedTuple
+
+# The Python that the locks, the results and the page are for.
+PYTHON = "3.13"
+
+
+class Library(NamedTuple):
+    """One library.
+
+    Attributes:
+        sha256: of the source distribution.
+        source: the folder in it that must not shadow the installed package; "" if the tests are in there.
+        requirements: what its tests need beside the library itself; extras are named here too.
+        arguments: of pytest. They come after whatever the library's own configuration says.
+        excluded: what is run on neither loop, and why. Node ids, or what they begin with up to "::" or "[".
+        as_proactor: whether asyncio.ProactorEventLoop is our loop then. Where a library asks whether its loop is one,
+            it must not be: users' loops are not.
+        test_limit_s: a test that takes longer hangs.
+        limit_s: for all of them, on one loop.
+        ours: tests that fail on our loop only, as in `excluded`, and the cause.
+        stdlib: tests that fail on the standard library's loop only, and the cause.
+        both: why tests fail on both; a remark for the page.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    source: str
+    requirements: tuple[str, ...]
+    arguments: tuple[str, ...]
+    excluded: dict[str, str] = {}
+    as_proactor: bool = True
+    test_limit_s: float = 30
+    limit_s: float = 600
+    ours: dict[str, str] = {}
+    stdlib: dict[str, str] = {}
+    both: str = ""
+
+
+# Not here: websockets, whose source distributions leave out those of its tests that make loops.
+LIBRARIES = (
+    Library(
+        "janus",
+        "2.0.0",
+        "0970f38e0e725400496c834a368a67ee551dc3b5ad0a257e132f5b46f2e77770",
+        "janus",
+        ("pytest", "pytest-asyncio", "pytest-codspeed"),
+        ("-o", "addopts=", "tests"),
+    ),
+    Library(
+        "aiosqlite",
+        "0.22.1",
+        "043e0bd78d32888c0a9ca90fc788b38796843360c855a7262a532813133a0650",
+        "",
+        ("pytest",),
+        ("aiosqlite/tests/smoke.py",),
+    ),
+    Library(
+        "aiosmtpd",
+        "1.4.6",
+        "5a811826e1a5a06c25ebc3e6c4a704613eb9a1bcf6b78428fbe865f4f6c9a4b8",
+        "",
+        ("pytest", "pytest-asyncio", "pytest-mock", "setuptools<80.9"),
+        ("-o", "addopts=", "-o", "asyncio_default_fixture_loop_scope=function", "aiosmtpd/tests"),
+    ),
+    Library(
+        "pytest-asyncio",
+        "1.5.0",
+        "92c8fa83ca419fd0d4bd6a34df6520dae435841d3733c319343249492adf37f7",
+        "pytest_asyncio",
+        ("pytest", "hypothesis"),
+        ("-o", "addopts=", "tests"),
+    ),
+    # Their suites use blockbuster where it is installed; it needs forbiddenfruit, which has no wheel.
+    Library(
+        "anyio",
+        "4.16.0",
+        "59bb03251907983d1603d27c3087ddb1e93299ea2163adcdba37899a4fb12ffb",
+        "src",
+        ("anyio[trio]", "hypothesis", "psutil", "pytest", "pytest-mock", "pytest-timeout", "trustme", "truststore"),
+        # trio has a loop of its own, and so has winloop, which is not installed.
+        ("-k", "not trio and not winloop", "tests"),
+    ),
+    Library(
+        "tornado",
+        "6.6.1",
+        "28e6311402af59c8b02e3fa0f5e7d8eb465b25081381803b127d97e6a4395d5a",
+        "",
+        ("pytest", "hypothesis"),
+        # Its own runner silences this logger.
+        ("-o", "python_files=*_test.py", "--log-disable=tornado.access", "tornado/test"),
+        as_proactor=False,
+    ),
+    Library(
+        "uvicorn",
+        "0.54.0",
+        "a2e33cbfaa0306f8e6b0c13e0cb89d7d7a2da3e62b90c66e18c33d9807b28620",
+        "uvicorn",
+        (
+            "uvicorn[standard]",
+            "a2wsgi",
+            "cryptography",
+            "httpx2",
+            "pytest",
+            "pytest-codspeed",
+            "pytest-mock",
+            "trustme",
+            "wsproto",
+            "zttp",
+        ),
+        ("-o", "addopts=", "tests", "--ignore=tests/benchmarks"),
+        excluded={
+            "tests/supervisors/test_multiprocess.py": (
+                "its loops are in other processes, which the substitution does not reach; most wait for ever under Wine"
+            )
+        },
+        both="`Path.touch()` of a file that is there fails under Wine",
+    ),
+    Library(
+        "aiosmtplib",
+        "5.1.3",
+        "ac2b418d3260ba62d9cfd0fe7359726e9dc009a4e8e8d9909fdfae332f522a7c",
+        "src",
+        ("aiosmtpd", "hypothesis", "pytest", "pytest-asyncio", "trustme"),
+        ("tests",),
+        ours={
+            "tests/test_protocol.py::test_protocol_read_only_transport_error": (
+                "our transport of a pipe's reading end has `write()`, which takes the data; the standard library's has "
+                "no such method, and the AttributeError is what the library waits for"
+            )
+        },
+        both="Unix sockets, which no loop has on Windows; one gets the goodbye of a server that closes where it expects the end",
+    ),
+    Library(
+        "httpx",
+        "0.28.1",
+        "75e98c5f16b0f35b567856f597f06ff2270a374470a5c2392242528e3e3e42fc",
+        "httpx",
+        ("httpx[brotli,cli,http2,socks,zstd]", "chardet", "pytest", "trio", "trustme", "uvicorn"),
+        ("-k", "not trio", "tests"),
+        both="names that need a DNS server, and newer versions of chardet, click and uvicorn than it was released with",
+    ),
+    Library(
+        "hypercorn",
+        "0.18.0",
+        "d63267548939c46b0247dc8e5b45a9947590e35e64ee73a23c074aa3cf88e9da",
+        "src",
+        ("httpx", "hypothesis", "mock", "pytest", "pytest-asyncio", "pytest-trio", "trio"),
+        ("-o", "addopts=", "-k", "not trio", "tests"),
+        both="`os.chown`, Unix sockets and `/tmp`, which Windows has not; one is refused by newer versions of h2",
+    ),
+    Library(
+        "aioftp",
+        "0.28.3",
+        "f054f3af285b4958621220f04ce755e58907140181e95efa859369091c92d040",
+        "src",
+        ("async-timeout", "pytest", "pytest-asyncio", "pytest-mock", "siosocks", "trustme"),
+        ("-o", "addopts=", "--import-mode=importlib", "tests"),
+        excluded={"tests/test_client_side_socks.py": "most of them wait for ever, on the standard library's loop too"},
+    ),
+    Library(
+        "aioquic",
+        "1.7.2",
+        "4def7cb0a692dc12c995cc397a93f41b78cc30b7bf078769c3a3bb1ba9dcf362",
+        "src",
+        ("pytest",),
+        ("tests",),
+    ),
+    Library(
+        "aiocoap",
+        "0.4.17",
+        "464c8d2b85ec1ef435dabeaa3fb6c8256b40fadfe6ce4ca83b93acb8d555f436",
+        "aiocoap",
+        ("aiocoap[oscore,ws,prettyprint]", "pytest"),
+        ("tests",),
+    ),
+    Library(
+        "asyncssh",
+        "2.24.1",
+        "efcd36e9b35f79873535b06444a7c9b0a3c61d97081b208c7fdd3fd8a40f1eca",
+        "asyncssh",
+        ("aiofiles", "bcrypt", "fido2", "ifaddr", "pyOpenSSL", "pytest", "pywin32"),
+        ("tests",),
+    ),
+    Library(
+        "aiohttp",
+        "3.14.5",
+        "5558a7f5a05af9ecf744af91e5baefc436f93c9333e656c27ec253f9a6bbe178",
+        "aiohttp",
+        (
+            "aiohttp[speedups]",
+            "freezegun",
+            "isal",
+            "proxy.py",
+            "pytest",
+            "pytest-codspeed",
+            "pytest-mock",
+            "python-on-whales",
+            "re-assert",
+            "trustme",
+            "zlib-ng",
+        ),
+        ("-o", "addopts=", "-m", "not dev_mode and not autobahn and not internal", "-k", "not benchmark", "tests"),
+    ),
+)
+
+
+def covers(pattern: str, test: str) -> bool:
+    """Whether a node id is the one named, or lies below it."""
+    return test == pattern or test.startswith((f"{pattern}::", f"{pattern}["))
+
+
+def reason(patterns: dict[str, str], test: str) -> str | None:
+    """What is said of a test."""
+    return next((why for pattern, why in patterns.items() if covers(pattern, test)), None)
