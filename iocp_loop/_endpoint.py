@@ -41,6 +41,7 @@ class Endpoint:
         on_closed: called once the handle is closed.
         leftover: bytes of a receive that succeeded although it was cancelled; the next receive begins with them.
         datagrams: as `leftover`, of datagrams: each with its sender. None while there are none.
+        proactor: whose table it is in; None before and where there is none.
         verbs: the module of level 3 whose verbs serve it, set by that module's `register`; None if nobody said.
     """
 
@@ -56,6 +57,7 @@ class Endpoint:
         "on_closed",
         "operations",
         "owner",
+        "proactor",
         "skips_port",
         "verbs",
     )
@@ -73,6 +75,7 @@ class Endpoint:
         self.leftover = b""
         self.datagrams: list[tuple[bytes, Any]] | None = None
         self.verbs: Any = None
+        self.proactor: Any = None
 
     def __repr__(self) -> str:
         state = "closing" if self.closing else "open"

@@ -23,9 +23,9 @@ States
     SETTLED    ours      the packet was dequeued; the result waits to be delivered
     RELEASED   nobody    over; in stomp mode the pages are inaccessible
 
-An operation that dies while the kernel owns it has escaped the pending table: a bug of ours. `__del__` is the net
-under that: it revives the object for the life of the process, so that nothing is corrupted, and reports a
-LifetimeError.
+An operation that dies while the kernel owns it has escaped the pending table, which is a bug of ours; or the table dies
+with it, because nobody has closed its proactor. `__del__` closes that one, and is the net under the other: it revives
+the object for the life of the process, so that nothing is corrupted, and reports a LifetimeError.
 
 The struct
 ==========
@@ -185,9 +185,17 @@ class OverlappedEx(ctypes.Structure):
         return self.state in KERNEL_OWNED
 
     def __del__(self) -> None:
-        if getattr(self, "state", RELEASED) in KERNEL_OWNED:
-            keep_for_ever(self)
-            raise LifetimeError(f"{self!r} lost its last reference while the kernel owned it; its memory is kept")
+        if getattr(self, "state", RELEASED) not in KERNEL_OWNED:
+            return
+        proactor = getattr(getattr(self, "endpoint", None), "proactor", None)
+        if proactor is not None and proactor.pending.get(self.address) is self:
+            # The table that keeps it alive is dropped with it: a proactor that nobody has closed, a loop's for example.
+            # Whichever of its operations the collector comes to first closes it.
+            # SAFETY: the kernel gives back all of them, or they are kept.
+            proactor.close()
+            return
+        keep_for_ever(self)
+        raise LifetimeError(f"{self!r} lost its last reference while the kernel owned it; its memory is kept")
 
 
 class ReadOperation(OverlappedEx):

@@ -125,9 +125,11 @@ class Proactor:
         return endpoint
 
     def enrol(self, endpoint: Endpoint) -> None:
-        """Keep the record of an endpoint; also of one whose handle belongs to another port."""
+        """Keep the record of an endpoint; also of one whose handle belongs to another port, or that has none."""
+        endpoint.proactor = self
         self.endpoints[endpoint.key] = endpoint
-        self._by_handle[endpoint.handle] = endpoint
+        if endpoint.handle:
+            self._by_handle[endpoint.handle] = endpoint
 
     def owned_endpoint(self, handle: int) -> Endpoint | None:
         """The live endpoint of a handle that a transport or listener owns; None if nobody here does."""

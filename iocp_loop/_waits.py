@@ -294,7 +294,7 @@ def endpoint(proactor: Proactor) -> Endpoint:
     """The record that waits of one proactor hang on: no handle of the port's, but closed and counted like one."""
     record = Endpoint(0, None, "wait")
     record.skips_port = True  # What `start` has seen already needs no packet.
-    proactor.endpoints[record.key] = record
+    proactor.enrol(record)
     return record
 
 

@@ -82,7 +82,8 @@ class Listener:
         self._proactor.close_endpoint(self._endpoint, self._on_closed)
         # The cancelled accepts' packets are in the port already, as a rule. Taken now, so that the socket is closed
         # when this returns: who connects next is refused.
-        self._proactor.poll(0)
+        if not self._proactor.port.closed:  # Already, where the loop was dropped and the collector closes its parts.
+            self._proactor.poll(0)
 
     def _on_closed(self) -> None:
         for operation in self._operations:

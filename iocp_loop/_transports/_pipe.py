@@ -166,7 +166,8 @@ class PipeServer:
             transport.abort()
         # The cancelled waits' packets are in the port already, as a rule. Taken now, so that the name is free when
         # this returns: a client that comes next finds no pipe, rather than an instance about to be closed.
-        self._proactor.poll(0)
+        if not self._proactor.port.closed:  # Already, where the loop was dropped and the collector closes its parts.
+            self._proactor.poll(0)
 
     def _fill_up(self) -> None:
         self._retry = None
