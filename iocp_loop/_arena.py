@@ -6,6 +6,7 @@ write by the kernel or a stale read by us is an error at that instant.
 """
 
 import ctypes
+import functools
 import os
 from typing import Any, Protocol, TypeVar
 
@@ -40,6 +41,12 @@ class Arena(Protocol):
         """Take back a buffer that no pending operation names."""
 
 
+@functools.lru_cache(maxsize=64)
+def _array_type(size: int) -> Any:
+    # A type that is made anew for each buffer is garbage that only the cycle collector finds.
+    return ctypes.c_char * size
+
+
 class HeapArena:
     """The arena of ordinary runs. Thread-safe: it has no state."""
 
@@ -47,7 +54,7 @@ class HeapArena:
         return cls(io_type)
 
     def buffer(self, size: int) -> Any:
-        return (ctypes.c_char * size)()
+        return _array_type(size)()
 
     def message_buffer(self, size: int) -> Any:
         # Not zeroed, which for a large array takes longer than to receive into it; and not copied when it comes full.

@@ -7,7 +7,6 @@ Cancelling one of these futures loses nothing: see `_futures`.
 """
 
 import asyncio
-import ctypes
 import socket
 import weakref
 from collections.abc import Callable
@@ -144,7 +143,7 @@ class IocpProactor:
         view = memoryview(buf).cast("B")
         if endpoint.leftover:
             return self._result(_copy_into(view, _take_leftover(endpoint, len(view))))
-        operation = self._receive(endpoint, (ctypes.c_char * len(view)).from_buffer(view), flags)
+        operation = self._receive(endpoint, view, flags)
         return self._submit(operation, conn, lambda _operation, count: count)
 
     def give_back(self, conn: Any, data: bytes) -> None:
@@ -212,8 +211,7 @@ class IocpProactor:
             raise ValueError(f"nbytes is {nbytes}, but the buffer holds {len(view)}")
         if self.endpoint(conn).datagrams:
             return self._kept_datagram(conn, nbytes or len(view), lambda data: _copy_into(view, data))
-        pinned = (ctypes.c_char * (nbytes or len(view))).from_buffer(view)
-        operation = self._receive_from(conn, pinned, flags)
+        operation = self._receive_from(conn, view[:nbytes] if nbytes else view, flags)
         return self._submit(operation, conn, lambda op, count: (count, _sender_of(op)))
 
     def _receive_from(self, conn: Any, buffer: Any, flags: int) -> Any:

@@ -195,6 +195,7 @@ class Readiness:
         """Withdraw a registration: its sink is not called any more. Twice is once."""
         if registration.active:
             registration.active = False
+            registration.sink = _nobody  # Breaks the cycle with whoever keeps the registration.
             registration.watch.registrations.remove(registration)
             self._note_change(registration.watch)
 
@@ -300,10 +301,16 @@ class Readiness:
         for registration in tuple(watch.registrations):
             # One sink may withdraw another.
             if registration.active and registration.covered and (closed or conditions & registration.interest):
+                sink = registration.sink
                 if closed:
                     registration.active = False
+                    registration.sink = _nobody
                     watch.registrations.remove(registration)
-                registration.sink(closed, reset)
+                sink(closed, reset)
+
+
+def _nobody(_closed: bool, _reset: bool) -> None:
+    """The sink of a registration that is over."""
 
 
 def base_handle(kernel: Kernel, handle: int) -> int:

@@ -121,7 +121,7 @@ class SignalWakeup:
             return
 
         def on_interrupt(number: int, frame: Any) -> None:
-            if self.interrupted or self._on_interrupt is not on_interrupt or not _is_ours(frame):
+            if self.interrupted or self._on_interrupt is None or not _is_ours(frame):
                 self.interrupted = False
                 handler(number, frame)
             else:

@@ -83,6 +83,10 @@ def closed_error(conn: Any) -> OSError:
     return os_error(WsaError.NOTSOCK, "CreateIoCompletionPort", f"closed {type(conn).__name__}")
 
 
+# Kept: an array type that is made anew for each call is garbage that only the cycle collector finds.
+_TwoAddresses, _TwoSizes = ctypes.c_size_t * 2, INT * 2
+
+
 def _at(operation: OverlappedEx, field: Any) -> Any:
     return argument(POINTER_TO, operation.address + field.offset)
 
@@ -236,8 +240,7 @@ def finish_accept(_operation: AcceptOperation, listener: socket.socket, conn: so
 def accepted_addresses(proactor: Proactor, operation: AcceptOperation, listener: socket.socket) -> tuple[bytes, bytes]:
     """The local and the remote SOCKADDR that AcceptEx brought, still packed; no kernel call."""
     get = proactor.kernel.extension(listener, "GetAcceptExSockaddrs")
-    where = (ctypes.c_size_t * 2)()
-    sizes = (INT * 2)()
+    where, sizes = _TwoAddresses(), _TwoSizes()
     base, lengths = ctypes.addressof(where), ctypes.addressof(sizes)
     step = ctypes.sizeof(ctypes.c_size_t)
     block = operation.address + AcceptOperation.addresses.offset

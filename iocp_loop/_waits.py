@@ -48,6 +48,8 @@ SIGNALLED, TIMED_OUT, CANCELLED, FAILED = range(4)
 HANDLES_MAX = 63
 # WAIT_OBJECT_0 and WAIT_ABANDONED_0 have none of the bits that an index has.
 _INDEX_MASK = 0x3F
+# Kept: an array type that is made anew for each thread is garbage that only the cycle collector finds.
+_Handles = HANDLE * (HANDLES_MAX + 1)
 # How long a thread that ran out of memory waits before it goes on.
 _BREATH_S = 0.01
 
@@ -172,7 +174,7 @@ class _Waiter:
         self._event = event  # resets itself
         self._told = False  # the event was what ended the last wait
         self._waits: list[HandleWait] = []
-        self._handles = (HANDLE * (HANDLES_MAX + 1))(event)
+        self._handles = _Handles(event)
 
     def has_room(self) -> bool:
         return len(self._waits) < HANDLES_MAX

@@ -21,6 +21,7 @@ from .. import _sockets
 from .._operation import OverlappedEx
 from .._win32 import sockaddr
 from .._win32.constants import NTSTATUS_WIN32_FACILITY, Error, WsaError
+from ._reader import ignore
 from ._repeatable import repeatable
 
 if TYPE_CHECKING:
@@ -86,10 +87,12 @@ class Listener:
             self._proactor.poll(0)
 
     def _on_closed(self) -> None:
-        for operation in self._operations:
+        operations, self._operations = self._operations, []
+        for operation in operations:
             if operation.keepalive is not None:
                 operation.keepalive.close()
-                operation.keepalive = None
+            operation.deliver = ignore  # Breaks the cycle with this listener.
+            self._proactor.release(operation)
 
     @repeatable
     def _cast_all(self) -> None:

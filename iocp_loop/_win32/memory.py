@@ -14,5 +14,13 @@ new_bytes.__doc__ = """A bytes object of `size` bytes that are to be filled befo
 
 
 def address_of(buffer: Any) -> int:
-    """The address of a receive buffer's first byte: of a bytes object, or of a ctypes array."""
-    return address_of_bytes(buffer) if type(buffer) is bytes else ctypes.addressof(buffer)
+    """The address of a receive buffer's first byte: of a bytes object, a ctypes array, or a writable memoryview.
+
+    A memoryview pins what it shows as long as it lives. An array type made for its size would do so as well, but it is
+    garbage that only the cycle collector finds.
+    """
+    if type(buffer) is bytes:
+        return address_of_bytes(buffer)  # type: ignore[no-any-return]
+    if type(buffer) is memoryview:
+        return ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if len(buffer) else 0
+    return ctypes.addressof(buffer)
