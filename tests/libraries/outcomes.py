@@ -117,8 +117,11 @@ class Comparison:
     differences: list[Difference] = field(default_factory=list)
 
     def verdicts(self) -> dict[str, str]:
-        """Of each test, from the first run."""
+        """Of each test, from the first run. What a run that broke off did not come to has none."""
         tests = dict.fromkeys([*self.stdlib.outcomes, *self.ours.outcomes])
+        for run in (self.ours, self.stdlib):
+            if run.troubles:
+                tests = {test: None for test in tests if test in run.outcomes}
         return {test: verdict(word(self.ours, test), word(self.stdlib, test)) for test in tests}
 
     def find_differences(self) -> list[Difference]:

@@ -104,6 +104,13 @@ def test_a_test_that_one_run_does_not_have_differs():
     assert (difference.test, difference.ours, difference.kind) == ("b", ["absent"], "ours")
 
 
+def test_a_test_that_a_broken_off_run_did_not_come_to_is_no_difference():
+    comparison = outcomes.Comparison(a_run(a="ok"), a_run(a="ok", b="ok"))
+    comparison.ours.troubles.append("not at its end after 600 s")
+    assert comparison.verdicts() == {"a": "passed"}
+    assert comparison.problems() == ["ours: not at its end after 600 s"]
+
+
 def test_a_run_that_made_no_loop_proves_nothing():
     without = outcomes.Run({"a": outcomes.Outcome("ok")})
     assert outcomes.Comparison(without, a_run(a="ok")).problems() == ["ours: no loop was made"]
