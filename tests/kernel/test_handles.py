@@ -19,6 +19,9 @@ kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
 kernel32.CreateEventW.restype = ctypes.c_void_p
 
 
+NO_HANDLE = 0x7FFF_FFF4  # Far above those that a process ever has.
+
+
 class Event:
     """A Win32 event; auto-reset unless `manual`."""
 
@@ -153,7 +156,7 @@ async def test_a_hundred_waits_at_once(event):
 
 async def test_a_handle_that_is_none_is_an_error_of_its_wait():
     with pytest.raises(OSError) as caught:
-        await within(here().wait_for_handle(0x1234))
+        await within(here().wait_for_handle(NO_HANDLE))
     assert caught.value.winerror == Error.INVALID_HANDLE
     assert not pending(IoType.WAIT)
 
