@@ -37,7 +37,7 @@ class StompArena:
     def __init__(self) -> None:
         self._allocate = prototypes.bind("VirtualAlloc")
         self._free = prototypes.bind("VirtualFree")
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._blocks: dict[int, tuple[int, int]] = {}  # block address -> (first page, bytes committed)
         self._quarantine: deque[int] = deque()  # first pages of the blocks released last
 
