@@ -96,7 +96,8 @@ def end_running(loop: Any, hooks: Any) -> None:
 def forget_stop(ready: Any) -> None:
     """Of a `run_until_complete` that ended by an exception, drop the callback that would stop the next run."""
     for handle in tuple(ready):
-        if handle._callback is base_events._run_until_complete_cb:  # type: ignore[attr-defined]
+        # A program may have handles of its own.
+        if getattr(handle, "_callback", None) is base_events._run_until_complete_cb:  # type: ignore[attr-defined]
             handle.cancel()
 
 

@@ -182,7 +182,7 @@ class TurningLoop(SchedulingLoop):
                     (begun := handle)._run()
             except (SystemExit, KeyboardInterrupt):
                 # An interrupt before it began, or in one of ours that goes on where it was: it is still the next one.
-                if handle is not begun or (handle is not None and getattr(handle._callback, "repeatable", False)):
+                if handle is not begun or getattr(getattr(handle, "_callback", None), "repeatable", False):
                     handles.appendleft(handle)
                 raise
             except BaseException as exc:

@@ -38,7 +38,8 @@ class Interrupt:
         name = frame.f_code.co_filename.lower()
         # Not the stomp arena's: a traced exception on the line that ends its `with` leaves its lock locked for ever.
         ours = name.startswith(PACKAGE) and "_win32" not in name and "_debug" not in name
-        return self.count if ours else None
+        # Nor call_soon: a future that wakes several (an executor's, say) forgets the others when one call raises.
+        return self.count if ours and frame.f_code.co_name != "call_soon" else None
 
     def count(self, frame, event, argument):
         if event == "line":
