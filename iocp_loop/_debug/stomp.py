@@ -9,6 +9,10 @@ come to name something else. What then touches it fails at once:
   pending receive and would write to the orphaned page instead, so there the net is the LifetimeError below;
 * releasing while the kernel owns the operation: LifetimeError, before any harm is done.
 
+A block whose Python object died, and that nobody has released, goes when the next one is placed, and not at once: the
+collector tells of deaths before it calls the first `__del__`, and an operation's may have to get it back from the
+kernel. One that the process keeps for ever never goes.
+
 The last QUARANTINE_MAX released blocks stay reserved; older ones are given back to the system, because a process may
 have only so many separate regions of memory.
 """
@@ -20,7 +24,7 @@ from collections import deque
 from typing import Any
 
 from .._arena import OperationT, retire
-from .._operation import IoType, LifetimeError, OverlappedEx
+from .._operation import ORPHANS, IoType, LifetimeError, OverlappedEx
 from .._win32 import prototypes
 from .._win32.constants import Memory
 from .._win32.errors import os_error
@@ -40,18 +44,19 @@ class StompArena:
         self._lock = threading.RLock()
         self._blocks: dict[int, tuple[int, int]] = {}  # block address -> (first page, bytes committed)
         self._quarantine: deque[int] = deque()  # first pages of the blocks released last
+        self._died: deque[int] = deque()  # addresses of blocks whose Python objects are dead
 
     def operation(self, cls: type[OperationT], io_type: IoType) -> OperationT:
-        """As in `Arena`. The pages go when the operation is released, or dies."""
+        """As in `Arena`. The pages go when the operation is released, or some time after it died."""
         operation = cls.from_address(self._place(ctypes.sizeof(cls)))
         operation.prepare(io_type)
-        weakref.finalize(operation, self._stomp, operation.address).atexit = False
+        weakref.finalize(operation, self._died.append, operation.address).atexit = False
         return operation
 
     def buffer(self, size: int) -> Any:
-        """As in `Arena`. The pages go when the buffer is released, or dies."""
+        """As in `Arena`. The pages go when the buffer is released, or some time after it died."""
         array = (ctypes.c_char * size).from_address(self._place(size))
-        weakref.finalize(array, self._stomp, ctypes.addressof(array)).atexit = False
+        weakref.finalize(array, self._died.append, ctypes.addressof(array)).atexit = False
         return array
 
     # On pages of its own, and not a bytes object in the heap.
@@ -67,6 +72,8 @@ class StompArena:
         self._stomp(ctypes.addressof(buffer))
 
     def _place(self, size: int) -> int:
+        if self._died:
+            self._stomp_the_dead()
         committed = -(-max(size, 1) // PAGE_SIZE) * PAGE_SIZE
         # The guard page is reserved with the block and never committed.
         first = self._allocate(0, committed + PAGE_SIZE, Memory.RESERVE, Memory.PAGE_NOACCESS)
@@ -77,6 +84,15 @@ class StompArena:
         with self._lock:
             self._blocks[address] = (first, committed)
         return address
+
+    def _stomp_the_dead(self) -> None:
+        kept = {orphan.address for orphan in ORPHANS}
+        kept.update(ctypes.addressof(each.buffer) for each in ORPHANS if isinstance(each.buffer, ctypes.Array))
+        with self._lock:
+            while self._died:
+                address = self._died.popleft()
+                if address not in kept:
+                    self._stomp(address)
 
     def _stomp(self, address: int) -> None:
         with self._lock:

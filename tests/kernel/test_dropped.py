@@ -14,15 +14,8 @@ import pytest
 
 import iocp_loop
 from iocp_loop import _operation
-from iocp_loop._arena import stomp_wanted
 
 from .test_handles import Event
-
-pytestmark = pytest.mark.skipif(
-    stomp_wanted(),
-    reason="the stomp arena takes an operation's pages when weak references to it are cleared, which the collector does "
-    "before any finalizer: what is dropped in the kernel's hands is a violation there, as it says",
-)
 
 
 async def nothing(loop):

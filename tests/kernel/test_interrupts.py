@@ -18,7 +18,6 @@ import pytest
 
 import iocp_loop
 from iocp_loop import _operation
-from iocp_loop._arena import stomp_wanted
 
 PACKAGE = os.path.dirname(iocp_loop.__file__).lower()
 PATIENCE_S = 3.0
@@ -178,10 +177,6 @@ def interrupted_at(line, work):
     return interrupt.where, wrong
 
 
-@pytest.mark.skipif(
-    stomp_wanted(),
-    reason="the stomp arena has a lock, which a traced exception can leave locked: the next use waits for ever",
-)
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # What was cut short was not closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

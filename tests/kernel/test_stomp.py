@@ -5,6 +5,7 @@ after the crime was never reached. An exit status alone proves nothing: under Wi
 """
 
 import ctypes
+import gc
 import os
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from iocp_loop import IoType, LifetimeError, _arena
+from iocp_loop import IoType, LifetimeError, _arena, _operation
+from iocp_loop._debug import stomp
 from iocp_loop._debug.stomp import PAGE_SIZE, StompArena
 from iocp_loop._operation import PlainOperation, ReadOperation
 from iocp_loop._win32.constants import Status
@@ -182,12 +184,34 @@ def test_releasing_twice_is_once():
         arena.release_buffer(buffer)
 
 
-def test_a_block_that_dies_gives_its_pages_back_by_itself():
+def test_blocks_that_died_give_their_pages_back_when_the_next_one_is_placed():
     arena = StompArena()
     operation, buffer = arena.operation(PlainOperation, IoType.WAIT), arena.buffer(10)
     assert len(arena._blocks) == 2
     del operation, buffer
-    assert arena._blocks == {}
+    alive = arena.buffer(1)
+    assert list(arena._blocks) == [ctypes.addressof(alive)]
+
+
+def test_a_block_that_the_process_keeps_for_ever_keeps_its_pages(monkeypatch):
+    kept, reports = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(str(report.exc_value)))
+    monkeypatch.setattr(_operation, "ORPHANS", kept)
+    monkeypatch.setattr(stomp, "ORPHANS", kept)
+    arena = StompArena()
+    operation, buffer = arena.operation(PlainOperation, IoType.WAIT), arena.buffer(10)
+    operation.buffer, operation.state = buffer, _operation.PENDING
+    lost = operation.address
+    del operation, buffer
+    gc.collect()
+    assert "lost its last reference" in reports[0]
+    assert [each.address for each in kept] == [lost]
+    alive = arena.buffer(1)
+    assert len(arena._blocks) == 3
+    ctypes.memset(lost, 0, ctypes.sizeof(PlainOperation))
+    kept[0].buffer[9] = b"x"
+    kept[0].state = _operation.SETTLED
+    del alive
 
 
 @pytest.mark.parametrize("size", [0, 1, PAGE_SIZE, PAGE_SIZE + 1, 256 * 1024])
