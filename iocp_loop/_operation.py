@@ -149,6 +149,8 @@ class OverlappedEx(ctypes.Structure):
     # Whether `start` is a call of the kernel's. If not, it is a function of ours, which may be called again after an
     # exception: it then finishes what it had begun.
     in_kernel: ClassVar[bool] = True
+    # Whether it receives; see `warned`.
+    receives: ClassVar[bool] = False
 
     type: int
     io_type: IoType
@@ -184,6 +186,16 @@ class OverlappedEx(ctypes.Structure):
         """True while the kernel owns the memory."""
         return self.state in KERNEL_OWNED
 
+    @property
+    def warned(self) -> bool:
+        """Whether a call that has failed for a message's length has queued its packet all the same.
+
+        It has where the status is a warning (0x8...): of a receive it is, the part that fitted was received. A send of
+        too long a datagram is an error on Windows and has no packet (STATUS_INVALID_BUFFER_SIZE), and a warning under
+        Wine and has one; the kernel has then written it.
+        """
+        return self.receives or self.Internal >> 30 & 3 == 2
+
     def __del__(self) -> None:
         if getattr(self, "state", RELEASED) not in KERNEL_OWNED:
             return
@@ -204,6 +216,7 @@ class ReadOperation(OverlappedEx):
     QUIRK(wine): the flags word is kept, and may be written, until completion.
     """
 
+    receives: ClassVar[bool] = True
     _fields_ = [("wsabuf", WSABUF), ("flags", DWORD)]
     __slots__ = ()
 
@@ -218,6 +231,7 @@ class WriteOperation(OverlappedEx):
 class ReadFromOperation(OverlappedEx):
     """WSARecvFrom: the kernel writes the sender's address and its length at completion."""
 
+    receives: ClassVar[bool] = True
     _fields_ = [("wsabuf", WSABUF), ("flags", DWORD), ("address_length", INT), ("sender", ctypes.c_char * SOCKADDR_MAX)]
     __slots__ = ()
 

@@ -51,8 +51,8 @@ CANCELS_MAX = 100
 INLINE_TURNS_MAX = 8
 
 _IO_PENDING = int(Error.IO_PENDING)  # A plain int compares three times as fast as a member of an IntEnum.
-# A message or datagram longer than the buffer: the call fails at once, and queues its packet all the same, because
-# the status is a warning (0x8...). In skip mode Wine queues none: an endpoint that may see warnings never skips.
+# What a call may fail with at once and queue its packet all the same; see `OverlappedEx.warned`. In skip mode Wine
+# queues none: an endpoint that may see warnings never skips.
 _WARNINGS = frozenset({Error.MORE_DATA, WsaError.MSGSIZE})
 
 Settled = tuple[OverlappedEx, int, int]
@@ -251,7 +251,7 @@ class Proactor:
                     self._take_back(operation, answer, 0)
                 return False
             code = self._last_error()
-            if code != _IO_PENDING and (endpoint.skips_port or code not in _WARNINGS):
+            if code != _IO_PENDING and (endpoint.skips_port or code not in _WARNINGS or not operation.warned):
                 # SAFETY: never queued, no packet will come: it is ours again.
                 self._take_back(operation, status_from_winerror(code), 0)
             return False

@@ -38,9 +38,6 @@ class FakeDatagramSocket(FakeSocketBase):
     family = socket.AF_INET
     type = socket.SOCK_DGRAM
     proto = socket.IPPROTO_UDP
-    # QUIRK(wine): a warning, so its packet comes although the call fails (measured).
-    too_long = Status.BUFFER_OVERFLOW
-
     def __init__(self, kernel: "FakeKernel", handle: int) -> None:
         super().__init__(kernel, handle)
         self.peer: Address | None = None
@@ -49,6 +46,8 @@ class FakeDatagramSocket(FakeSocketBase):
         self.sends: deque[Request] = deque()
         self.sent: list[tuple[Address, bytes]] = []
         self.truncated: list[bytes] = []
+        # QUIRK(wine): a warning, so its packet comes although the call fails (measured). Windows' is an error.
+        self.too_long = kernel.random.choice((Status.BUFFER_OVERFLOW, Status.INVALID_BUFFER_SIZE))
 
     def getpeername(self) -> Address:
         self.check_open()

@@ -547,13 +547,13 @@ class FakeKernel(DatagramCalls, PipeCalls, FileCalls, AfdCalls):
             del self._in_flight[request.address]
             self._write_status_block(request.address, status, byte_count)
             return
+        self._write_status_block(request.address, status, byte_count)
         port = self._handles.get(port_handle)
         if isinstance(port, _Port):
             port.packets.append((key, request.address, status, byte_count, request))
         else:
-            # The port has gone; the status block is all there is left to write.
+            # The port has gone; the status block is all there is.
             del self._in_flight[request.address]
-            self._write_status_block(request.address, status, byte_count)
 
     def _forget(self, request: Request) -> None:
         request.finished = True
@@ -581,7 +581,6 @@ class FakeKernel(DatagramCalls, PipeCalls, FileCalls, AfdCalls):
         if request is not None:
             self._check_lifetime(request)
             del self._in_flight[address]
-            self._write_status_block(address, status, byte_count)
 
     def _write_status_block(self, address: int, status: int, byte_count: int) -> None:
         block = OVERLAPPED.from_address(address)
