@@ -29,13 +29,26 @@ INSTANCES_WAITING = 2
 _NO_SENDFILE = private.SendfileMode.UNSUPPORTED
 
 
+class _Absent:
+    """What a class inherits and has not: to ask for it is an AttributeError, and `hasattr` says no."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}")
+
+
 class ReadPipeTransport(StreamTransport):
-    """The reading end of a pipe."""
+    """The reading end of a pipe. It cannot be written to, and says so as asyncio.ReadTransport does."""
 
     # No slots: pipes are few, and what stands in for a subprocess's stream in tests sets methods on the instance.
 
-    def can_write_eof(self) -> bool:
-        return False
+    writelines, write_eof, can_write_eof = _Absent(), _Absent(), _Absent()
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        del self.write
 
 
 class DuplexPipeTransport(StreamTransport):

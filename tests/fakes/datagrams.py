@@ -38,6 +38,7 @@ class FakeDatagramSocket(FakeSocketBase):
     family = socket.AF_INET
     type = socket.SOCK_DGRAM
     proto = socket.IPPROTO_UDP
+
     def __init__(self, kernel: "FakeKernel", handle: int) -> None:
         super().__init__(kernel, handle)
         self.peer: Address | None = None

@@ -463,6 +463,18 @@ async def test_read_and_write_ends_are_connected_as_transports():
         assert reading.get_extra_info("pipe") is read
 
 
+async def test_a_reading_end_has_nothing_to_write_with_as_asyncios_has_not():
+    names = {"write", "writelines", "write_eof", "can_write_eof"}
+    with overlapped_pipe() as (read, _):
+        reading, reader = await here().connect_read_pipe(Peer, read)
+        assert not names & set(dir(asyncio.ReadTransport))
+        assert not [name for name in names if hasattr(reading, name)]
+        with pytest.raises(AttributeError, match="'ReadPipeTransport' object has no attribute 'writelines'"):
+            reading.writelines([b"x"])
+        reading.close()
+        assert await reader.gone() is None
+
+
 async def test_a_writer_is_told_when_its_reader_is_gone():
     """Idle: closed without an error. With something unsent: a BrokenPipeError."""
     for unsent, duplex in ((b"", True), (pattern(1_000_000), True), (pattern(1_000_000), False)):
