@@ -228,6 +228,13 @@ def give_unread(protocol: Any, data: bytes) -> None:
     protocol._stream_reader._buffer[:0] = data
 
 
+def begin_tls_with(transport: Any, before: Any, data: bytes) -> None:
+    """Let the TLS that has taken over a transport from `before` find data in front of all that the transport brings."""
+    protocol = transport.get_protocol()
+    if protocol is not before:
+        protocol._incoming.write(data)
+
+
 def run_soon(loop: Any, handle: asyncio.Handle) -> None:
     """Let a Handle made earlier run in this turn: what `call_soon` does, without making a new one each time."""
     if not handle.cancelled():
@@ -264,6 +271,7 @@ __all__ = [
     "TimerHandle",
     "TransportSocket",
     "attach",
+    "begin_tls_with",
     "check_ssl_socket",
     "current_loop",
     "detach",

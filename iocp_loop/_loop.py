@@ -107,17 +107,26 @@ class IocpEventLoop(BareSockets):
         The first bytes of the peer's handshake may have come with its last plain ones, and wait in the reader of
         `asyncio.StreamWriter.start_tls`: they are part of the handshake, and not lost.
         """
-        if not isinstance(transport, StreamTransport):
-            return await super().start_tls(transport, protocol, sslcontext, **options)
-        endpoint, before = transport.endpoint, transport.get_protocol()
+        if not isinstance(transport, asyncio.Transport):
+            return await super().start_tls(transport, protocol, sslcontext, **options)  # Which raises.
+        before = transport.get_protocol()
         unread = private.take_unread(protocol)
-        endpoint.leftover += unread
+        endpoint = transport.endpoint if isinstance(transport, StreamTransport) else None
+        passing_on = None
+        if endpoint is not None:
+            endpoint.leftover += unread
+        elif unread:
+            # A TLS connection, to have another one inside. asyncio begins the handshake a turn later.
+            passing_on = self.call_soon(private.begin_tls_with, transport, before, unread)
         try:
             return await super().start_tls(transport, protocol, sslcontext, **options)
         except BaseException:
             if unread and transport.get_protocol() is before:
                 # An argument was refused before anything was done: the connection is as it was.
-                endpoint.leftover = endpoint.leftover[: -len(unread)]
+                if passing_on is not None:
+                    passing_on.cancel()
+                elif endpoint is not None:
+                    endpoint.leftover = endpoint.leftover[: -len(unread)]
                 private.give_unread(protocol, unread)
             raise
 

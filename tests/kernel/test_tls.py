@@ -241,13 +241,16 @@ def handshake_over(tls, incoming, outgoing, sock):
             return
 
 
-async def test_a_handshake_that_begins_in_the_same_segment_as_the_last_plain_line_loses_no_byte_of_it():
+@pytest.mark.parametrize("outer", ["plain", "TLS"])
+async def test_a_handshake_that_begins_in_the_same_segment_as_the_last_line_before_loses_no_byte_of_it(outer):
     """asyncio's streams read ahead: the client's first record waits in the StreamReader when start_tls is called."""
     received = asyncio.get_running_loop().create_future()
 
     async def serve(reader, writer):
         assert await reader.readline() == b"STARTTLS\n"
-        assert reader._buffer, "the test has not provoked what it is about"
+        await until(lambda: reader._buffer)
+        with pytest.raises(TypeError):
+            await writer.start_tls("no context")  # Nor does this.
         await writer.start_tls(server_context())
         received.set_result(await reader.readexactly(5))
         writer.close()
@@ -257,13 +260,13 @@ async def test_a_handshake_that_begins_in_the_same_segment_as_the_last_plain_lin
         tls = client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
         with pytest.raises(ssl.SSLWantReadError):
             tls.do_handshake()
-        with socket.create_connection(address, timeout=PATIENCE_S) as sock:
+        with tls_client(address) if outer == "TLS" else socket.create_connection(address, timeout=PATIENCE_S) as sock:
             sock.sendall(b"STARTTLS\n" + outgoing.read())
             handshake_over(tls, incoming, outgoing, sock)
             tls.write(b"hello")
             sock.sendall(outgoing.read())
 
-    server = await asyncio.start_server(serve, LOCALHOST, 0)
+    server = await asyncio.start_server(serve, LOCALHOST, 0, ssl=server_context() if outer == "TLS" else None)
     address = server.sockets[0].getsockname()
     async with asyncio.timeout(PATIENCE_S):
         talking = asyncio.ensure_future(in_thread(client))
