@@ -84,7 +84,11 @@ class EndpointTransport(asyncio.Transport):
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
-            warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            try:
+                described = repr(self)
+            except AttributeError:
+                described = object.__repr__(self)  # Its making was cut short by an interrupt.
+            warnings.warn(f"unclosed transport {described}", ResourceWarning, source=self)
             # Nothing is pending: an operation of ours would have kept us alive. If a proactor that was closed has kept
             # the handle open, it must stay so: a call that could not be interrupted is still using it.
             self.loop.proactor.close_endpoint(self._endpoint)
@@ -170,12 +174,8 @@ class EndpointTransport(asyncio.Transport):
         try:
             self._protocol.connection_lost(exc)
         finally:
-            self._note_handle()
             self._handle = self._protocol = None
             self._release()
-
-    def _note_handle(self) -> None:
-        """The last moment to note what may be asked for when the handle is gone."""
 
     def _release(self) -> None:
         """Give all memory back, and break every cycle: nothing is outstanding any more."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .. import _asyncio_private as private
 from .. import _sockets
 from .._endpoint import Endpoint
-from .._win32 import sockaddr
 from ._base import EndpointTransport
+from ._facts import Facts
 from ._reader import Reader
 from ._reading import IDLE, PAUSED, STOPPED
 from ._repeatable import repeatable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class StreamTransport(EndpointTransport):
     """One connected socket or pipe; made by the loop, never by users. Not thread-safe, as all of asyncio."""
 
-    __slots__ = ("_addresses", "_reader", "_server", "_writer", "write")
+    __slots__ = ("_reader", "_server", "_writer", "write")
 
     # The names that asyncio's sendfile and TLS code look for.
     _sendfile_compatible = private.SendfileMode.TRY_NATIVE
@@ -53,7 +53,9 @@ class StreamTransport(EndpointTransport):
         verbs: ModuleType | None = None,
         context: contextvars.Context | None = None,
     ) -> None:
-        super().__init__(loop, endpoint, handle, extra, context)
+        facts = Facts(extra or ())
+        facts.handle, facts.addresses = handle, addresses
+        super().__init__(loop, endpoint, handle, facts, context)
         if server is not None:
             # Before anything else: a server that its own protocol factory closed refuses.
             try:
@@ -64,7 +66,6 @@ class StreamTransport(EndpointTransport):
         if verbs is None:
             verbs = _sockets.verbs_of(endpoint)
         self._server = server
-        self._addresses = addresses
         # Only a socket's: a pipe object of multiprocessing has a send() too, which pickles.
         receive_into, send_now = (handle.recv_into, handle.send) if endpoint.is_socket else (None, _never_at_once)
         self._reader = self._reader_type(self, endpoint, verbs, receive_into)
@@ -91,18 +92,6 @@ class StreamTransport(EndpointTransport):
         return f"<{' '.join(parts)}>"
 
     # -- what a protocol may ask -------------------------------------------------------------------------------
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """As asyncio.BaseTransport; `socket`, `sockname` and `peername` are worked out when first asked for."""
-        extra: dict[str, Any] = self._extra  # type: ignore[attr-defined]
-        if name == "socket":
-            sock = extra.get(name, self._handle)
-            if isinstance(sock, socket.socket):
-                extra[name] = private.TransportSocket(sock)
-        elif name not in extra and name in ("sockname", "peername") and self._addresses is not None:
-            local, remote = self._addresses
-            extra["sockname"], extra["peername"] = sockaddr.decode(local), sockaddr.decode(remote)
-        return extra.get(name, default)
 
     def set_protocol(self, protocol: Any) -> None:
         super().set_protocol(protocol)
@@ -155,11 +144,6 @@ class StreamTransport(EndpointTransport):
     def _abandon(self, exc: BaseException | None) -> None:
         self._reader.stop(cancel=False)
         self._writer.abandon(exc)
-
-    def _note_handle(self) -> None:
-        if isinstance(self._handle, socket.socket):
-            # asyncio's transports know their socket for life.
-            self._extra.setdefault("socket", self._handle)  # type: ignore[attr-defined]
 
     def _release(self) -> None:
         self._reader.release()

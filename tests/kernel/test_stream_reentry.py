@@ -2,15 +2,17 @@
 
 import asyncio
 import contextvars
+import gc
 import socket
+import sys
 from unittest import mock
 
 import pytest
 
-from iocp_loop._transports import _writer
+from iocp_loop._transports import _stream, _writer
 from iocp_loop._transports._joining import JoinBuffer
 
-from .peers import Echo, Recorder, connected, pattern, receive_all, receive_exactly, serving
+from .peers import LOCALHOST, Echo, Recorder, connected, pattern, receive_all, receive_exactly, serving
 from .test_tls import client_context, server_context, tls_client
 from .watched import PATIENCE_S, WatchedLoop, here, turns, until
 
@@ -244,6 +246,34 @@ async def test_the_socket_is_known_after_the_end_and_a_note_on_a_transport_is_ke
         await protocol.gone()
         assert transport.get_extra_info("socket").fileno() == -1
         assert transport.note == "ours"
+
+
+async def test_a_method_that_a_program_replaces_on_asyncios_base_class_is_replaced_here_too():
+    """As test suites do it, for transports of every kind."""
+    datagram, _ = await here().create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=(LOCALHOST, 0))
+    async with connected() as (stream, _, peer):
+        with mock.patch("asyncio.BaseTransport.get_extra_info", return_value="mocked"):
+            assert stream.get_extra_info("peername") == datagram.get_extra_info("sockname") == "mocked"
+        assert stream.get_extra_info("peername") == peer.getsockname()
+    datagram.close()
+
+
+async def test_a_transport_whose_making_an_interrupt_cuts_short_closes_its_socket(monkeypatch):
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    reports, made = [], []
+    take = here()._futures.take
+    monkeypatch.setattr(here()._futures, "take", lambda sock: made.append(sock) or take(sock))
+    monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(report.exc_value))
+    monkeypatch.setattr(_stream.StreamTransport, "_reader_type", interrupt)
+    with socket.create_server((LOCALHOST, 0)) as listener, pytest.warns(ResourceWarning, match="unclosed transport"):
+        with pytest.raises(KeyboardInterrupt):  # Caught here: out of a task it would end the loop.
+            await here().create_connection(Recorder, *listener.getsockname())
+        await turns()
+        gc.collect()
+    assert not reports
+    assert [sock.fileno() for sock in made] == [-1]
 
 
 async def test_a_descriptor_closed_behind_a_transport_concerns_nobody_else():
