@@ -83,7 +83,8 @@ class IocpEventLoop(BareSockets):
         context: Context | None = None,
     ) -> StreamTransport:
         endpoint = self._futures.take(sock)
-        _set_nodelay(sock)
+        if _is_tcp(sock):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         extra = _with_addresses(sock, extra)
         return StreamTransport(
             self, endpoint, sock, protocol, waiter=waiter, extra=extra, server=server, context=context
@@ -149,8 +150,11 @@ class IocpEventLoop(BareSockets):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> None:
+        is_tcp = _is_tcp(sock)  # And so is what it accepts.
+
         def connect(conn: socket.socket, endpoint: Any, addresses: tuple[bytes, bytes]) -> None:
-            _set_nodelay(conn)
+            if is_tcp:
+                conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             protocol = protocol_factory()
             if sslcontext is not None:
                 options = {
@@ -364,9 +368,8 @@ def _with_addresses(sock: socket.socket, extra: dict[str, Any] | None) -> dict[s
     return extra
 
 
-def _set_nodelay(sock: socket.socket) -> None:
-    if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _is_tcp(sock: socket.socket) -> bool:
+    return sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
 
 
 def new_event_loop() -> IocpEventLoop:

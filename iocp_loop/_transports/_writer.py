@@ -419,7 +419,7 @@ class Writer:
     # -- refusing ----------------------------------------------------------------------------------------------
 
     def _refuse_from_now_on(self, why: Refusal) -> None:
-        self.refusal |= why
+        self.refusal = why if self.refusal is NONE else self.refusal | why  # `|` makes a member anew, which takes long.
         self._room = 0  # Each write comes to `_refuse`.
         if self.phase in _EMPTY:
             self.phase = SHUT
