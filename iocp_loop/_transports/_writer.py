@@ -35,10 +35,11 @@ do so (head and body of an HTTP answer, say) has its first write gathered too, u
 
 What is gathered was not refused by the kernel yet, and is no reason to pause the protocol, unless the program has set
 a mark of its own, which is obeyed. What has become much is sent before the turn ends, but no more than TURN_SIZE_MAX of
-it, or as much work in crumbs; what comes after that waits, and counts for the mark, so that a program that writes and
-drains lets others run however much the kernel takes. Much is CORKED_SIZE_MAX for a peer that was seen to read: what the
-kernel had refused was out in a moment, or more was taken than a kernel keeps. For any other peer it is CORKED_SIZE_MIN,
-because it may be one that never reads, and what was gathered for it would stay with us.
+it, or as much work in crumbs; what comes after that waits for the end, and the protocol is paused when it has become
+much, so that a program that writes and drains lets others run however much the kernel takes. Much is CORKED_SIZE_MAX for
+a peer that was seen to read: what the kernel had refused was out in a moment, or more was taken than a kernel keeps. For
+any other peer it is CORKED_SIZE_MIN, because it may be one that never reads, and what was gathered for it would stay
+with us.
 
 No callback of the program runs while a method here is under way: pause_writing() is the last thing a write does, and
 resume_writing() the last of a packet's delivery or of a turn's end. Each may write, close, abort or raise.
@@ -64,9 +65,10 @@ if TYPE_CHECKING:
 # What is gathered in a turn, and joined, before it is sent: for a peer that was seen to read, and for any other.
 CORKED_SIZE_MAX = 384 * 1024
 CORKED_SIZE_MIN = HIGH_WATER_DEFAULT
-# What is sent within a turn before writes wait for its end, in bytes. A piece counts for PIECE_SIZE_MIN at least: a
-# program that writes single bytes is busy with them for longer than the kernel is.
-TURN_SIZE_MAX = 768 * 1024
+# What is sent within a turn before writes wait for its end, in bytes: one send of a peer that was seen to read, and
+# another one at the turn's end. A piece counts for PIECE_SIZE_MIN at least: a program that writes single bytes is busy
+# with them for longer than the kernel is.
+TURN_SIZE_MAX = CORKED_SIZE_MAX
 PIECE_SIZE_MIN = 256
 # What was refused is out within this time, in seconds, or so many bytes were taken in a row: the peer reads.
 FAST_S = 0.02
@@ -224,6 +226,10 @@ class Writer:
         queue = self._queue
         if queue is not None and queue.size + size < self._room:
             queue.add_all(chunks, size)
+        elif queue is not None and self.phase is CORKED and self.refusal is NONE:
+            queue.add_all(filter(None, chunks), size)
+            self._send_if_much(queue)
+            self.flow.grown(queue.size)
         elif size <= JOIN_MAX or self.phase is not DIRECT:
             self.write(b"".join(chunks))
         else:
@@ -286,7 +292,8 @@ class Writer:
     def _cork(self) -> None:
         """To CORKED."""
         self.phase = CORKED
-        self._room = self.flow.high + 1 if self._has_spent() else self._corked_limit()
+        limit = self._corked_limit()
+        self._room = max(limit, self.flow.high + 1) if self._has_spent() else limit
         self._loop.corked.append(self)
 
     def _has_spent(self) -> bool:
