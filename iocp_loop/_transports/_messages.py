@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from .._endpoint import Endpoint
 from .._sockets import Outcome
 from ._reader import Reader
-from ._reading import IDLE
+from ._reading import STOPPED
+from ._repeatable import repeatable
 from ._send_queue import MessageQueue
 from ._writer import DIRECT, LOST, NONE, Writer, as_bytes_like
 
@@ -35,25 +36,39 @@ class MessageReader(Reader):
         if outcome is not Outcome.DATA:
             super()._take(status, byte_count)
             return
-        part = self._taken(byte_count)
-        if part is None:
-            return
-        self._parts.append(part)
+        part = None
         try:
+            self._parts.append(part := self._operation.buffer[:byte_count])
+            self._fit_buffer(byte_count)
             if not status:
                 self._deliver_message()
-        finally:
-            self.receive = IDLE
-            self.arm()
+            if self.delivery is not STOPPED:
+                self._arm_after_callbacks()
+        except BaseException as exc:
+            if part is None:
+                raise  # Not taken: whoever called takes it again, or ends the connection for want of memory.
+            if not status and self._parts and not isinstance(exc, Exception):
+                # An interrupt: whole, and not delivered.
+                self.transport.loop.call_soon(self._deliver_message, context=self.transport.context)
+            if self.awaits(self._operation):
+                self._arm_after_callbacks()
+            raise
 
+    @repeatable
     def _deliver_message(self) -> None:
-        parts, self._parts = self._parts, []
+        parts, told = self._parts, None
         try:
             message = b"".join(parts)
+            self._parts = []
+            (told := self.protocol).data_received(message)
         except MemoryError as exc:
+            if told is not None:
+                raise
             self._fail(exc)
-            return
-        self.protocol.data_received(message)
+        except (SystemExit, KeyboardInterrupt):
+            if told is None:
+                self._parts = parts
+            raise
 
 
 class MessageWriter(Writer):

@@ -164,7 +164,15 @@ class Reader:
             self._deliver_leftover()
         elif self.receive is HELD and self.delivery is STRAIGHT:
             self.receive = OUT
-            self._take(*self._held)
+            try:
+                self._take(*self._held)
+            except (SystemExit, KeyboardInterrupt):
+                if self.awaits(self._operation):
+                    self.receive = HELD  # The loop calls again.
+                raise
+            except BaseException as exc:
+                if not self.rescue(self._operation, exc):
+                    raise
 
     def _deliver_leftover(self) -> None:
         leftover, told = self._endpoint.leftover, None
@@ -214,6 +222,9 @@ class Reader:
         """Cast the rod again, unless it is out, or nobody wants to read. A failure ends the connection."""
         if self.receive is not IDLE and self.receive is not DUE:
             return
+        self._cast()
+
+    def _cast(self) -> None:
         if self.delivery is not STRAIGHT:
             self.receive = IDLE
             return
@@ -274,17 +285,14 @@ class Reader:
             self._go_on(exc, data, told)
             raise
 
-    def _go_on(self, exc: BaseException, data: bytes, told: Any) -> None:
-        """A delivery was ended by an exception, the protocol's or an interrupt: the stream goes on.
+    def _go_on(self, exc: BaseException, data: bytes | None, told: Any) -> None:
+        """A delivery was ended by an exception, the protocol's or an interrupt, which is raised again: the stream goes on.
 
-        Args:
-            exc: the exception, which is raised again.
-            data: what was received.
-            told: not None if the protocol was called.
+        `data` is what was received, None if it was not taken yet; `told` is not None if the protocol was called.
         """
         if told is None:
-            if isinstance(exc, Exception):
-                return  # No memory: whoever looks next finds the receive with nobody, see `rescue`.
+            if data is None or isinstance(exc, Exception):
+                return  # Delivered again; or no memory, and whoever looks next finds the receive with nobody.
             self._keep_for_later(data)
         if self.awaits(self._operation):
             self._arm_after_callbacks()
@@ -305,13 +313,15 @@ class Reader:
         return True
 
     def _arm_after_callbacks(self) -> None:
-        """The protocol has had its result; when the callbacks that it may have asked for have run, arm again."""
+        """The protocol has had its result; when the callbacks that it may have asked for have run, arm again.
+
+        OUT until then: an interrupt here finds that the receive is still awaited.
+        """
         if self._callbacks:
             self.transport.loop.unarmed.append(self)
             self.receive = DUE
         else:
-            self.receive = IDLE
-            self.arm()
+            self._cast()
 
     def _on_received_otherwise(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         if self._idleness is not AWAKE and self._wake(operation, status):
@@ -331,12 +341,10 @@ class Reader:
     def _take(self, status: int, byte_count: int) -> None:
         if (status or not byte_count) and not self._take_exceptional(status, byte_count):
             return
-        filled = byte_count == self._size
-        data = self._taken(byte_count)
-        if data is None:
-            return
-        told = None
+        filled, data, told = byte_count == self._size, None, None
         try:
+            data = self._operation.buffer[:byte_count]
+            self._fit_buffer(byte_count)
             if self.buffered:
                 self._feed_buffered(told := data, filled)
             else:
@@ -347,18 +355,12 @@ class Reader:
             self._go_on(exc, data, told)
             raise
 
-    def _taken(self, byte_count: int) -> bytes | None:
-        """What the receive has brought, and the next one's buffer is ready. None where memory was missing: the end."""
-        try:
-            data: bytes = self._operation.buffer[:byte_count]
-            if byte_count == self._size:
-                self._grow()
-            elif self._size_class:
-                self._maybe_shrink(byte_count)
-        except MemoryError as exc:
-            self._fail(exc)
-            return None
-        return data
+    def _fit_buffer(self, byte_count: int) -> None:
+        """Have the next receive's buffer ready; what this one has brought was taken out."""
+        if byte_count == self._size:
+            self._grow()
+        elif self._size_class:
+            self._maybe_shrink(byte_count)
 
     def _take_exceptional(self, status: int, byte_count: int) -> bool:
         """End of file or an error; True if it is data all the same."""
@@ -368,9 +370,7 @@ class Reader:
         elif outcome is Outcome.FAILED:
             self.transport.fatal_error(error_of(self._operation, status), "Fatal read error on transport")
         elif not byte_count:
-            # Somebody wrote nothing to a byte-mode pipe: not the end.
-            self.receive = IDLE
-            self.arm()
+            self._cast()  # Somebody wrote nothing to a byte-mode pipe: not the end.
         else:
             return True
         return False
@@ -458,28 +458,28 @@ class Reader:
         """Something came, or the receive was cancelled in order to rest. False if it is to be delivered."""
         if self.delivery is STOPPED or (status and self._idleness is RESTING):
             return False
-        was, self._idleness = self._idleness, AWAKE
-        if was is RESTING:
-            self.transport.loop.idle_rounds.join()
+        if self._idleness is RESTING:
             self._change_buffer(0)
-        elif was is SHEDDING and winerror_of(operation, status) == Error.OPERATION_ABORTED:
+            self.transport.loop.idle_rounds.join()
+            self._idleness = AWAKE
+        elif self._idleness is SHEDDING and winerror_of(operation, status) == Error.OPERATION_ABORTED:
             self._rest(operation)
         else:
+            self._idleness = AWAKE
             self._decide_plain()
             return False
         self._decide_plain()
-        self.receive = IDLE
-        self.arm()
+        self._cast()
         return True
 
     def _rest(self, operation: Any) -> None:
-        self._idleness = RESTING
         self._size = self._size_class = self._small_receives = 0
-        self.transport.loop.idle_rounds.leave()
         buffer = operation.buffer
         # SAFETY: the packet was dequeued, so the buffer is ours. The kernel gets the address of a bytes object that all
         # of Python shares, and a length of 0: it writes nothing there.
         self._verbs.set_receive_buffer(operation, b"")
+        self.transport.loop.idle_rounds.leave()
+        self._idleness = RESTING
         self._proactor.arena.release_buffer(buffer)
 
     def release(self) -> None:

@@ -34,12 +34,12 @@ that a program that writes in crumbs pays one kernel call per turn and not one p
 do so (head and body of an HTTP answer, say) has its first write gathered too, until a turn brings only one.
 
 What is gathered was not refused by the kernel yet, and is no reason to pause the protocol, unless the program has set
-a mark of its own, which is obeyed. What has become much is sent before the turn ends, but no more than TURN_SIZE_MAX of
-it, or as much work in crumbs; what comes after that waits for the end, and the protocol is paused when it has become
-much, so that a program that writes and drains lets others run however much the kernel takes. Much is CORKED_SIZE_MAX for
-a peer that was seen to read: what the kernel had refused was out in a moment, or more was taken than a kernel keeps. For
-any other peer it is CORKED_SIZE_MIN, because it may be one that never reads, and what was gathered for it would stay
-with us.
+a mark of its own, which is obeyed. What has become much is sent before the turn ends, but no more than TURN_SIZE_MAX
+of it, or as much work in crumbs; what comes after that waits for the end, and the protocol is paused when it has
+become much, so that a program that writes and drains lets others run however much the kernel takes. Much is
+CORKED_SIZE_MAX for a peer that was seen to read: what the kernel had refused was out in a moment, or more was taken
+than a kernel keeps. For any other peer it is CORKED_SIZE_MIN, because it may be one that never reads, and what was
+gathered for it would stay with us.
 
 No callback of the program runs while a method here is under way: pause_writing() is the last thing a write does, and
 resume_writing() the last of a packet's delivery or of a turn's end. Each may write, close, abort or raise.

@@ -11,6 +11,7 @@ import os
 import random
 import socket
 import sys
+import tempfile
 import threading
 import time
 
@@ -18,6 +19,9 @@ import pytest
 
 import iocp_loop
 from iocp_loop import _operation
+
+from .test_handles import Event
+from .test_tls import client_context, server_context
 
 PACKAGE = os.path.dirname(iocp_loop.__file__).lower()
 PATIENCE_S = 3.0
@@ -129,6 +133,68 @@ async def pipes(loop):
     await asyncio.sleep(0)
 
 
+async def messages(loop):
+    name = rf"\\.\pipe\interrupted-{os.getpid()}-{time.perf_counter_ns()}"
+    got = loop.create_future()
+
+    class Answer(asyncio.Protocol):
+        def connection_made(self, transport):
+            self.transport = transport
+
+        def data_received(self, data):
+            self.transport.write(data)
+
+    class Ask(asyncio.Protocol):
+        def __init__(self):
+            self.left = [b"", b"x" * 100_000, b"short"]
+
+        def connection_made(self, transport):
+            self.transport = transport
+            transport.write(self.left[0])
+
+        def data_received(self, data):
+            assert data == self.left.pop(0)
+            if self.left:
+                self.transport.write(self.left[0])
+            elif not got.done():
+                got.set_result(None)
+
+    [server] = await loop.start_serving_pipe(Answer, name, message_mode=True)
+    transport, _ = await loop.create_pipe_connection(Ask, name, message_mode=True)
+    await got
+    transport.close()
+    server.close()
+    await asyncio.sleep(0)
+
+
+async def files_and_handles(loop):
+    event = Event()
+    waiting = loop.wait_for_handle(event.handle)
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x" * 100_000)
+        file.flush()
+        await loop.sendfile(writer.transport, file)
+        await reader.readexactly(100_000)
+    event.set()
+    await waiting
+    event.close()
+    writer.close()
+    server.close()
+
+
+async def tls(loop):
+    server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=server_context())
+    address = server.sockets[0].getsockname()
+    reader, writer = await asyncio.open_connection(*address, ssl=client_context(), server_hostname="localhost")
+    writer.write(b"x" * 100_000)
+    await reader.readexactly(100_000)
+    writer.close()
+    await writer.wait_closed()
+    server.close()
+
+
 async def threads_and_timers(loop):
     await asyncio.sleep(0.001)
     await loop.run_in_executor(None, int)
@@ -136,7 +202,8 @@ async def threads_and_timers(loop):
     await asyncio.sleep(0)
 
 
-WORK = {each.__name__: each for each in (streams, bare_sockets, datagrams, pipes, threads_and_timers)}
+WORKS = streams, bare_sockets, datagrams, pipes, messages, files_and_handles, tls, threads_and_timers
+WORK = {each.__name__: each for each in WORKS}
 
 
 def interrupted_at(line, work):
@@ -145,16 +212,25 @@ def interrupted_at(line, work):
     loop.set_exception_handler(lambda _, report: reports.append(f"{report['message']}: {report.get('exception')!r}"))
     interrupt = Interrupt(line)
     main = loop.create_task(work(loop))
+
+    def give_up():
+        wrong.append("the run does not end")
+        loop.call_soon_threadsafe(main.cancel)
+
+    patience = threading.Timer(3 * PATIENCE_S, give_up)
+    patience.start()
     sys.settrace(interrupt)
     try:
         loop.run_until_complete(main)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         pass
     except RuntimeError as exc:
         if interrupt.where is None or "Event loop stopped" not in str(exc):
             raise
     finally:
         sys.settrace(None)
+        patience.cancel()
+        patience.join()
     try:
         if interrupt.where is not None:
             tasks = asyncio.all_tasks(loop)
