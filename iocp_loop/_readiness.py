@@ -38,7 +38,7 @@ from ._endpoint import Endpoint
 from ._operation import IoType, OverlappedEx, PollOperation
 from ._proactor import Proactor
 from ._win32.constants import AFD_POLL_FOREVER, AfdPoll, Ioctl, NtFile, Status, WsaError
-from ._win32.errors import is_failure, os_error, status_error
+from ._win32.errors import is_failure, os_error, status_error, winerror_from_status
 from ._win32.kernel import Kernel
 from ._win32.prototypes import argument
 from ._win32.types import (
@@ -246,7 +246,7 @@ class Readiness:
             for each in changed:
                 if each is watch:
                     self._note_change(each)
-                elif each.changed:
+                elif each.changed and each not in self._changed:  # It is, if it has asked to be looked at again.
                     self._changed.append(each)
             raise
 
@@ -292,7 +292,8 @@ class Readiness:
         watch: _Watch = operation.keepalive
         watch.polling = False
         self._note_change(watch)
-        if status == Status.CANCELLED:
+        if status == Status.CANCELLED or (status and winerror_from_status(status, is_socket=True) == WsaError.NOBUFS):
+            # More is asked for; or the system was short of memory, which says nothing about the socket. Asked again.
             return
         answer = operation.answer
         # A refused request names a handle that is no socket any more: as good as closed.
