@@ -67,28 +67,9 @@ class Chances:
     accept_failure: float = 0.0  # an accept fails, and its client waits for the next one
     no_handle: float = 0.0  # a new socket cannot be made, or not be associated
     stuck: float = 0.0  # a request that never ends
-    memory_error: float = 0.0  # a call raises MemoryError and does nothing; see _NEEDS_NO_MEMORY
+    memory_error: float = 0.0  # a call raises MemoryError and does nothing
     reorder: float = 0.5  # hand packets out in another order than they were queued
     idle: float = 0.3  # let a wait see nothing of what could have happened
-
-
-# What Proactor.submit calls, with arguments that are prepared, and what takes it back: no memory is needed there.
-_NEEDS_NO_MEMORY = frozenset(
-    {
-        "CancelIoEx",
-        "WSARecv",
-        "WSASend",
-        "WSARecvFrom",
-        "WSASendTo",
-        "AcceptEx",
-        "ConnectEx",
-        "TransmitFile",
-        "ReadFile",
-        "WriteFile",
-        "ConnectNamedPipe",
-        "NtDeviceIoControlFile",
-    }
-)
 
 
 class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, FileCalls, AfdCalls):
@@ -158,6 +139,8 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
             if operation is not None:
                 operation.state = SETTLED
         if self._proactor is not None:
+            for operation in self._proactor.pending.values():
+                operation.state = SETTLED
             self._proactor.pending.clear()
             for endpoint in self._proactor.endpoints.values():
                 endpoint.operations.clear()
@@ -181,7 +164,7 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
 
     def count(self, name: str) -> None:
         self.calls[name] = self.calls.get(name, 0) + 1
-        if name not in _NEEDS_NO_MEMORY and not self._peers_turn and self.chance("memory_error"):
+        if not self._peers_turn and self.chance("memory_error"):
             raise MemoryError(f"{name} of the fake kernel")
 
     def chance(self, name: str) -> bool:

@@ -70,20 +70,13 @@ class MessageRecorder(Recorder):
         self.received, self.written = [], []
 
     def data_received(self, data):
-        assert self.transport.is_reading(), "a message while reading is paused, or after close()"
+        assert self.may_receive(), "a message while reading is paused, or after close()"
         assert not self.eof.done()
         self.received.append(data)
         self.meddle()
 
-    def write(self, data):
-        if self.may_write():
-            self.written.append(bytes(data))
-            self.transport.write(data)
-
-    def writelines(self, chunks):
-        if self.may_write():
-            self.written.append(b"".join(chunks))
-            self.transport.writelines(chunks)
+    def note_written(self, data, call, argument):
+        super().note_written([bytes(data)], call, argument)
 
 
 class MessageStage(PipeStage):
@@ -192,6 +185,20 @@ def test_a_submit_that_fails_ends_the_connection_with_its_error(schedules, stage
 
         stage.run(until_broken())
         assert stage.loop.reports == []
+
+    schedules(run, 60)
+
+
+@pytest.mark.parametrize("stage_type", [PipeStage, MessageStage])
+def test_memory_that_is_missing_now_and_then_deafens_no_pipe(schedules, stage_type, monkeypatch):
+    """Any call may raise MemoryError, ReadFile and WriteFile included, and so may each buffer that is asked for."""
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+
+    def run(seed):
+        stage = stage_type(seed)
+        for buffered in (False, seed % 2 == 0):
+            stage.connection(buffered=buffered)
+        stage.play_short_of_memory()
 
     schedules(run, 60)
 
