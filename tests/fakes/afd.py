@@ -108,4 +108,6 @@ class AfdCalls:
         for request in self._open:
             if isinstance(request, Poll) and request.polled is polled:
                 self.violation(f"{polled!r} is polled twice at once: an answer would say nothing about the other")
-        return self._begin(Poll(self.thing(device, FakeDevice), context, ranges, polled, asked.Events))
+        answered = self._begin(Poll(self.thing(device, FakeDevice), context, ranges, polled, asked.Events))
+        self.interrupt()
+        return answered

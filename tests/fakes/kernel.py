@@ -41,7 +41,7 @@ from .handles import FakeHandle, Request, Result
 from .network import StreamCalls
 from .pipes import PipeCalls
 from .ports import TURNS_MAX, Port, PortCalls
-from .rules import Deadlock, RuleChecks, Violation
+from .rules import Deadlock, Interrupted, RuleChecks, Violation
 
 # What a peer does: each step is one action; it yields whether it could do anything.
 Actor = Generator[bool, None, None]
@@ -68,6 +68,7 @@ class Chances:
     no_handle: float = 0.0  # a new socket cannot be made, or not be associated
     stuck: float = 0.0  # a request that never ends
     memory_error: float = 0.0  # a call raises MemoryError and does nothing
+    interrupt: float = 0.0  # KeyboardInterrupt just before or just after an overlapped call, a cancel or a wait
     reorder: float = 0.5  # hand packets out in another order than they were queued
     idle: float = 0.3  # let a wait see nothing of what could have happened
 
@@ -167,6 +168,11 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
         if not self._peers_turn and self.chance("memory_error"):
             raise MemoryError(f"{name} of the fake kernel")
 
+    def interrupt(self) -> None:
+        """Called where a signal handler may raise: nothing has been done yet, or all of it."""
+        if not self._peers_turn and self.chance("interrupt"):
+            raise Interrupted
+
     def chance(self, name: str) -> bool:
         probability = getattr(self.chances, name)
         return probability > 0 and self.random.random() < probability
@@ -195,16 +201,19 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
 
     def CancelIoEx(self, handle: int, overlapped: int, /) -> int:
         self.count("CancelIoEx")
+        self.interrupt()
         thing = self._handles.get(handle)
         if thing is None:
             return self._fail(Error.INVALID_HANDLE)
-        found = [r for r in self._open if r.sock is thing and not r.cancelled and overlapped in (0, r.address)]
+        found = [r for r in self._open if r.sock is thing and overlapped in (0, r.address)]
         if not found:
             return self._fail(Error.NOT_FOUND)
-        for request in found:
+        # One that was cancelled before, and has not answered yet, is found again. (Wine would say NOT_FOUND of it.)
+        for request in [request for request in found if not request.cancelled]:
             request.cancelled = True
             if not request.stuck and not self.chance("slow_cancel"):
                 self._answer_cancel(request)
+        self.interrupt()
         return 1
 
     def __getattr__(self, name: str) -> Any:
@@ -237,11 +246,15 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
     def _start(self, request: Request, failure: int) -> int:
         """`_begin` for a call that answers `failure`, or one more, and leaves the rest to the last error."""
         status = self._begin(request)
+        answer = failure
         if status == Status.SUCCESS:
-            return failure + 1
-        if status == Status.PENDING:
-            return self._fail(Error.IO_PENDING, failure)
-        return self._fail(winerror_from_status(status, is_socket=request.sock.is_socket), failure)
+            answer = failure + 1
+        elif status == Status.PENDING:
+            self._fail(Error.IO_PENDING)
+        else:
+            self._fail(winerror_from_status(status, is_socket=request.sock.is_socket))
+        self.interrupt()
+        return answer
 
     def _begin(self, request: Request) -> int:
         """Take a request on; what the call answers as an NTSTATUS."""

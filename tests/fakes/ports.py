@@ -91,6 +91,7 @@ class PortCalls:
         for index, packet in enumerate(batch):
             self._dequeue(packet, entries + index * ctypes.sizeof(OVERLAPPED_ENTRY))
         ctypes.c_uint32.from_address(removed).value = count
+        self.interrupt()
         return 1
 
     def _port(self: Any, handle: int) -> Port:

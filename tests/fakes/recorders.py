@@ -260,6 +260,40 @@ class StreamStage(BaseStage):
             exc = await asyncio.wait_for(end.lost, 1)
             assert exc is None or isinstance(exc, MemoryError | OSError)
 
+    # -- interrupts in the middle of our own code ------------------------------------------------------------------
+
+    def play_through_kernel_interrupts(self):
+        """Ctrl+C just before or just after any call of the kernel; the loop is run again each time. No connection ends
+        by that, and every byte arrives.
+        """
+        for end in self.ends:
+            end.meddle = self.meddle
+        self.run_through_interrupts(self.until_nobody_interrupts())
+        assert self.loop.reports == []
+
+    async def until_nobody_interrupts(self):
+        self.kernel.chances.interrupt = 0.05
+        for _ in range(25):
+            with contextlib.suppress(Interrupted):
+                self.act()
+            await asyncio.sleep(0)
+        self.kernel.chances.interrupt = 0
+        self.budget = 0
+        for end in self.ends:
+            await wait_until_connected(end)
+            end.transport.resume_reading()
+        await asyncio.sleep(1)
+        for end, other in pairs(self.ends):
+            assert end.received == other.written, (end.transport, other.transport)
+        self.kernel.chances.interrupt = 0.05
+        for end in self.ends:
+            with contextlib.suppress(Interrupted):
+                self.random.choice((end.transport.close, end.transport.abort))()
+            await asyncio.sleep(0)
+        self.kernel.chances.interrupt = 0
+        for end in self.ends:
+            await asyncio.wait_for(end.lost, 1)
+
     def successor(self, end):
         """Another protocol, of either kind, that goes on where this one is."""
         successor = object.__new__(self.random.choice((Recorder, BufferedRecorder)))

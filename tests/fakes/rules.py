@@ -23,6 +23,10 @@ class Deadlock(AssertionError):
     """The program waits for ever, and nothing can happen any more."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl+C: in a callback, or just before or after a call of the kernel."""
+
+
 # A prepared argument, back to its value: a private function object, so that the prototype is ours alone.
 _python = ctypes.PyDLL(ctypes.pythonapi._name, handle=ctypes.pythonapi._handle)
 _value_of = _python.PyLong_FromSize_t
@@ -44,6 +48,7 @@ class RuleChecks:
 
     def _arguments(self: Any, name: str, args: tuple[Any, ...]) -> list[int]:
         self.count(name)
+        self.interrupt()
         masks = _MASKS[name]
         if len(args) != len(masks):
             self.violation(f"{name} takes {len(masks)} arguments, not {len(args)}")

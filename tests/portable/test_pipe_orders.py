@@ -203,6 +203,19 @@ def test_memory_that_is_missing_now_and_then_deafens_no_pipe(schedules, stage_ty
     schedules(run, 60)
 
 
+@pytest.mark.parametrize("stage_type", [PipeStage, MessageStage])
+def test_an_interrupt_at_any_call_of_the_kernel_loses_nothing_and_no_pipe(schedules, stage_type, monkeypatch):
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+
+    def run(seed):
+        stage = stage_type(seed)
+        for buffered in (False, seed % 2 == 0):
+            stage.connection(buffered=buffered)
+        stage.play_through_kernel_interrupts()
+
+    schedules(run, 60)
+
+
 def test_a_one_way_pipe_is_read_to_its_end_and_its_writer_learns_of_a_reader_that_went(schedules):
     """A ReadPipeTransport and a WritePipeTransport; either may end it."""
 
