@@ -166,7 +166,8 @@ class Stage(BaseStage):
         """The proof that the listener is not deaf: a new client is served. Then it is closed."""
         self.budget = 0
         chances = self.kernel.chances
-        chances.submit_failure = chances.accept_failure = chances.no_handle = chances.memory_error = 0
+        chances.submit_failure = chances.accept_failure = chances.no_handle = 0
+        chances.memory_error = chances.interrupt = 0
         await self.until(lambda: all(client.is_over for client in self.clients))
         if not self.listener.closed:
             last = Client(self, stays=True)
@@ -225,8 +226,9 @@ def test_sockets_and_buffers_that_run_out_are_waited_for(schedules):
     schedules(run, 60)
 
 
-def test_memory_that_is_missing_now_and_then_does_not_silence_the_listener(schedules):
-    """Any call may raise MemoryError, and so may each piece of memory that is asked for."""
+@pytest.mark.parametrize("fault", ["memory_error", "interrupt"])
+def test_exceptions_out_of_the_kernel_do_not_silence_the_listener(schedules, fault):
+    """Any call may raise MemoryError, and so may each piece of memory that is asked for; or KeyboardInterrupt."""
 
     def run(seed):
         chances = Chances(accept_failure=0.1)
@@ -236,9 +238,9 @@ def test_memory_that_is_missing_now_and_then_does_not_silence_the_listener(sched
         async def scenario():
             for _ in range(12):
                 Client(stage, stays=True)
-                chances.memory_error = 0.05
+                setattr(chances, fault, 0.05)
                 await asyncio.sleep(0)
-                chances.memory_error = 0
+                setattr(chances, fault, 0)
             await stage.finish()
 
         stage.run_through_interrupts(scenario())

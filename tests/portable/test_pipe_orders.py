@@ -379,7 +379,7 @@ class ServerStage(BaseStage):
         """The proof that the server is not deaf: a new client is served. Then it is closed, and the name is free."""
         self.budget = 0
         chances = self.kernel.chances
-        chances.submit_failure = chances.no_handle = chances.memory_error = 0
+        chances.submit_failure = chances.no_handle = chances.memory_error = chances.interrupt = 0
         await self.until(lambda: all(client.is_over for client in self.clients))
         if not self.server.closed():
             last = Client(self, stays=True)
@@ -443,9 +443,9 @@ def test_a_factory_or_callback_that_raises_or_closes_loses_its_own_client(schedu
     schedules(run, 60)
 
 
-@pytest.mark.parametrize("fault", ["submit_failure", "no_handle", "memory_error"])
+@pytest.mark.parametrize("fault", ["submit_failure", "no_handle", "memory_error", "interrupt"])
 def test_what_runs_out_now_and_then_does_not_silence_the_server(schedules, pipe_objects, fault):
-    """ConnectNamedPipe fails, an instance cannot be made or associated, memory is missing."""
+    """ConnectNamedPipe fails, an instance cannot be made or associated, memory is missing, Ctrl+C comes."""
 
     def run(seed):
         stage = pipe_objects(seed)
