@@ -74,15 +74,16 @@ class _Queue:
         """`start` of an operation whose socket is probably not ready."""
         operation: Any = self._proactor.pending[address]
         operation.stop = functools.partial(self._give_up, operation.address)
-        if operation not in self._waiting:  # It is, where an exception has ended the first call: see `in_kernel`.
+        if operation not in self._waiting:  # It is, where an interrupt has ended the first call: see `in_kernel`.
             self._waiting.append(operation)
         if self._registration is None:
             readiness = _readiness.of(self._proactor)
             try:
                 self._registration = readiness.watch(self._handle, self._interest, self._on_ready, self._base)
-            except OSError as exc:
+            except (OSError, MemoryError) as exc:
                 self._waiting.remove(operation)
-                return status_from_winerror(getattr(exc, "winerror", None) or 0)
+                is_memory = isinstance(exc, MemoryError)
+                return Status.NO_MEMORY if is_memory else status_from_winerror(getattr(exc, "winerror", None) or 0)
         return Status.PENDING
 
     def perform_or_join(self, address: int) -> int:
