@@ -203,10 +203,10 @@ class Readiness:
         if not self._roomy:
             self._roomy.append(self._open_group())
         device = self._roomy[-1]
+        operation = self._proactor.arena.operation(PollOperation, IoType.POLL)
         device.users += 1
         if device.users == GROUP_MAX:
             self._roomy.pop()
-        operation = self._proactor.arena.operation(PollOperation, IoType.POLL)
         operation.endpoint = device.endpoint
         operation.deliver = self._on_polled
         operation.start = self._proactor.kernel.NtDeviceIoControlFile
@@ -221,7 +221,7 @@ class Readiness:
         try:
             # Skipping is safe: the device is no socket, and no layer stands between it and us.
             device.endpoint = self._proactor.register(device.handle, device, kind="device", skip_port=True)
-        except OSError:
+        except BaseException:
             device.close()
             raise
         return device
