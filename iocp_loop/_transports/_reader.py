@@ -448,8 +448,9 @@ class Reader:
             self._idleness = QUIET
             self._plain = False  # What comes passes by `_wake`.
             return False
-        if self._idleness is not QUIET:
+        if self._idleness is RESTING:
             return False
+        # Or it is that already, and the cancel was asked for or has failed: asked for twice is once.
         self._idleness = SHEDDING
         self._proactor.cancel(self._operation)
         return True
