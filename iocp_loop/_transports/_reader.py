@@ -450,8 +450,7 @@ class Reader:
             return False
         if self._idleness is RESTING:
             return False
-        # Or it is that already, and the cancel was asked for or has failed: asked for twice is once.
-        self._idleness = SHEDDING
+        self._idleness = SHEDDING  # Or it is already, and its cancel may have failed: asked for twice is once.
         self._proactor.cancel(self._operation)
         return True
 

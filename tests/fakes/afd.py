@@ -89,6 +89,7 @@ class AfdCalls:
 
     def NtCreateFile(self: Any, handle_at: int, *_rest: int) -> int:
         self.count("NtCreateFile")
+        self.interrupt()
         if self.chance("no_handle"):
             return Status.INSUFFICIENT_RESOURCES
         ctypes.c_size_t.from_address(handle_at).value = self.make(FakeDevice).handle
