@@ -141,8 +141,10 @@ class StreamStage(BaseStage):
 
     def act(self):
         """One random thing, on a random connection."""
+        self.act_on(self.random.choice(self.ends))
+
+    def act_on(self, end):
         random = self.random
-        end = random.choice(self.ends)
         transport = end.transport
         if transport is None or end.lost.done():
             return

@@ -184,6 +184,7 @@ def test_a_buffered_protocol_receives_much_directly_but_not_for_ever():
         stage.peer.deliver(bytes(RECEIVE_SIZES[2] + 70_000))
         await quiet()
         assert keeper.counts[-2:] == [50_000, 20_000]
+        assert keeper.hints.count(-1) == DIRECT_ROUNDS_MAX + 2
         stage.ours.transport.set_protocol(stage.ours)
 
     stage.play(scenario)
@@ -205,6 +206,8 @@ def test_receiving_directly_ends_with_what_there_is(ending):
         if ending == "pause":
             keeper.buffer_updated = lambda count: (keeper.counts.append(count), stage.ours.transport.pause_reading())
         stage.peer.deliver(bytes(RECEIVE_SIZES[2]))
+        if ending == "pause":
+            stage.peer.deliver(b"for later")
         if ending == "end":
             stage.peer.shutdown(socket.SHUT_WR)
         elif ending == "reset":
@@ -223,6 +226,7 @@ def test_receiving_directly_ends_with_what_there_is(ending):
             assert await lost is None  # Its eof_received() did not ask to keep the transport open.
         else:
             assert stage.receives == (ending == "nothing")
+            assert stage.sock.inbound == (b"for later" if ending == "pause" else b"")
             stage.ours.transport.set_protocol(stage.ours)
 
     if ending in ("reset", "end"):
