@@ -326,6 +326,7 @@ def test_accepts_given_up_at_any_moment_leave_no_socket_open(schedules):
     def run(seed):
         stage = Stage(seed, Chances(accept_failure=0.1, late_success=0.8))
         listener = stage.known(stage.kernel.listen())
+        listener.setblocking(stage.random.random() < 0.5)  # So will be the connections.
         clients = [stage.known(stage.kernel.socket()) for _ in range(6)]
 
         async def scenario():

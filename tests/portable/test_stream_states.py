@@ -504,11 +504,10 @@ def test_a_real_socket_is_shown_as_asyncio_shows_it():
     async def scenario():
         await wait_until_connected(end)
         with socket.socket() as real:
-            fake, end.transport._handle = end.transport._handle, real
+            end.transport._extra.handle = real
             shown = end.transport.get_extra_info("socket")
             assert isinstance(shown, private.TransportSocket)
             assert end.transport.get_extra_info("socket") is shown
-            end.transport._handle = fake
         end.sock.peer.close()
         end.transport.abort()
         await end.lost
