@@ -35,8 +35,9 @@ class StreamMachine(RuleBasedStateMachine):
         inline=st.sampled_from((0, 0.5, 1)),
         capacity=st.sampled_from((1, 50, 5000)),
         skip_port=st.booleans(),
+        lasts=st.sampled_from((0, 15, STEPS_MAX)),
     )
-    def connect(self, seed, buffered, inline, capacity, skip_port):
+    def connect(self, seed, buffered, inline, capacity, skip_port, lasts):
         self.stage = StreamStage(seed, Chances(inline=inline, would_block=0.3))
         sock, self.peer = self.stage.kernel.socketpair()
         sock.capacity = self.peer.capacity = capacity
@@ -45,6 +46,8 @@ class StreamMachine(RuleBasedStateMachine):
         self.heard = bytearray()  # by the peer
         self.serial = 0
         self.closed = None  # how
+        self.lasts = lasts  # so many steps before anything may end: most schedules would be over after a few
+        self.receives_at_pause = self.receives_at_end = None
         self.turn()
 
     def turn(self):
@@ -55,6 +58,11 @@ class StreamMachine(RuleBasedStateMachine):
     @property
     def transport(self):
         return self.end.transport
+
+    @property
+    def receives(self):
+        """How many were submitted so far."""
+        return self.stage.kernel.calls.get("WSARecv", 0)
 
     def message(self, size):
         self.serial += 1
@@ -79,25 +87,29 @@ class StreamMachine(RuleBasedStateMachine):
     @rule()
     def pause_reading(self):
         self.transport.pause_reading()
+        self.receives_at_pause = self.receives
 
     @rule()
     def resume_reading(self):
+        self.receives_at_pause = None
         before = bytes(self.end.received)
         self.transport.resume_reading()
         assert self.end.received == before, "delivered from inside resume_reading()"
 
+    @precondition(lambda self: self.lasts <= 0)
     @rule()
     def write_eof(self):
         if not self.transport.is_closing():
             self.end.write_eof()
 
+    @precondition(lambda self: self.lasts <= 0)
     @rule()
     def close(self):
         self.closed = self.closed or "close"
         self.transport.close()
         assert self.transport.is_closing()
 
-    @precondition(lambda self: self.serial > 3)
+    @precondition(lambda self: self.lasts <= 0)
     @rule()
     def abort(self):
         if not self.end.lost.done():
@@ -132,6 +144,17 @@ class StreamMachine(RuleBasedStateMachine):
             self.peer.shutdown(socket.SHUT_WR)
 
     # -- what holds after each step ----------------------------------------------------------------------------
+
+    @invariant()
+    def a_step_has_passed(self):
+        self.lasts -= 1
+
+    @invariant()
+    def nothing_is_asked_for_while_reading_is_paused_or_after_the_end(self):
+        if self.end.eof.done() and self.receives_at_end is None:
+            self.receives_at_end = self.receives
+        assert self.receives_at_pause in (None, self.receives)
+        assert self.receives_at_end in (None, self.receives)
 
     @invariant()
     def no_byte_is_out_of_place(self):
