@@ -74,14 +74,16 @@ class _Queue:
         """`start` of an operation whose socket is probably not ready."""
         operation: Any = self._proactor.pending[address]
         operation.stop = functools.partial(self._give_up, operation.address)
-        self._waiting.append(operation)
+        if operation not in self._waiting:  # It is, where an interrupt has ended the first call: see `in_kernel`.
+            self._waiting.append(operation)
         if self._registration is None:
             readiness = _readiness.of(self._proactor)
             try:
                 self._registration = readiness.watch(self._handle, self._interest, self._on_ready, self._base)
-            except OSError as exc:
+            except (OSError, MemoryError) as exc:
                 self._waiting.remove(operation)
-                return status_from_winerror(getattr(exc, "winerror", None) or 0)
+                is_memory = isinstance(exc, MemoryError)
+                return Status.NO_MEMORY if is_memory else status_from_winerror(getattr(exc, "winerror", None) or 0)
         return Status.PENDING
 
     def perform_or_join(self, address: int) -> int:
@@ -109,6 +111,8 @@ class _Queue:
             if not closed:
                 return False  # Somebody else was quicker, or there was room for a part only.
             status = status_from_winerror(WsaError.NOTSOCK)
+        except MemoryError:
+            status = Status.NO_MEMORY  # As the kernel itself would say it.
         except OSError as exc:
             status = status_from_winerror(getattr(exc, "winerror", None) or 0)
         self._proactor.complete(operation, status, byte_count)

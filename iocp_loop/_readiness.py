@@ -38,7 +38,7 @@ from ._endpoint import Endpoint
 from ._operation import IoType, OverlappedEx, PollOperation
 from ._proactor import Proactor
 from ._win32.constants import AFD_POLL_FOREVER, AfdPoll, Ioctl, NtFile, Status, WsaError
-from ._win32.errors import is_failure, os_error, status_error
+from ._win32.errors import is_failure, os_error, status_error, winerror_from_status
 from ._win32.kernel import Kernel
 from ._win32.prototypes import argument
 from ._win32.types import (
@@ -203,10 +203,10 @@ class Readiness:
         if not self._roomy:
             self._roomy.append(self._open_group())
         device = self._roomy[-1]
+        operation = self._proactor.arena.operation(PollOperation, IoType.POLL)
         device.users += 1
         if device.users == GROUP_MAX:
             self._roomy.pop()
-        operation = self._proactor.arena.operation(PollOperation, IoType.POLL)
         operation.endpoint = device.endpoint
         operation.deliver = self._on_polled
         operation.start = self._proactor.kernel.NtDeviceIoControlFile
@@ -221,7 +221,7 @@ class Readiness:
         try:
             # Skipping is safe: the device is no socket, and no layer stands between it and us.
             device.endpoint = self._proactor.register(device.handle, device, kind="device", skip_port=True)
-        except OSError:
+        except BaseException:
             device.close()
             raise
         return device
@@ -246,7 +246,7 @@ class Readiness:
             for each in changed:
                 if each is watch:
                     self._note_change(each)
-                elif each.changed:
+                elif each.changed and each not in self._changed:  # It is, if it has asked to be looked at again.
                     self._changed.append(each)
             raise
 
@@ -292,7 +292,8 @@ class Readiness:
         watch: _Watch = operation.keepalive
         watch.polling = False
         self._note_change(watch)
-        if status == Status.CANCELLED:
+        if status == Status.CANCELLED or (status and winerror_from_status(status, is_socket=True) == WsaError.NOBUFS):
+            # More is asked for; or the system was short of memory, which says nothing about the socket. Asked again.
             return
         answer = operation.answer
         # A refused request names a handle that is no socket any more: as good as closed.

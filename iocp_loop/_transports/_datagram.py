@@ -113,6 +113,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         "_queue",
         "_queued_size",
         "_receive",
+        "_send",
         "_target",
         "_verbs",
         "reception",
@@ -142,6 +143,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         self._target = None if self.get_extra_info("peername") else address
         self.reception, self.sending = NEW, DIRECT
         self._receive: OverlappedEx | None = None
+        self._send: OverlappedEx | None = None  # in FLUSHING: the one whose packet ends it
         self._errors_in_a_row = 0
         self._queue: deque[tuple[bytes, bytes]] = deque()  # data and packed address; b"" for the connected peer
         self._queued_size = 0
@@ -191,7 +193,9 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
                 )
                 operation.context = self.context
                 self._receive = operation
-            self.reception = BURST if self._proactor.submit(operation) else OUT
+            self.reception = OUT  # Before it is: also where an interrupt comes.
+            if self._proactor.submit(operation):
+                self.reception = BURST
         except Exception as exc:
             self._report_and_arm_later(exc)
 
@@ -216,7 +220,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         if operation is self._receive:
             ours = self.reception is OUT or self.reception is BURST
         else:
-            ours = self.sending is FLUSHING
+            ours = self.sending is FLUSHING and operation is self._send
         return ours and not self._proactor.holds(operation)
 
     def _on_received(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
@@ -330,16 +334,22 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         """Hand the head of the queue to the kernel, if it has none of ours."""
         if self.sending is FLUSHING or not self._queue:
             return
+        operation = None
         try:
+            self.sending = FLUSHING
             operation = self._verbs.send_to_operation(self._proactor, self._endpoint, *self._queue[0])
             operation.deliver = self._on_sent
             operation.context = self.context
+            self._send = operation
             self._proactor.submit(operation)
+        except (SystemExit, KeyboardInterrupt):
+            if operation is None or not self._proactor.holds(operation):
+                self.sending = DRAINING
+                self.loop.call_soon(self._drain, context=self.context)
+            raise
         except Exception as exc:
             # No memory, say. What waits would wait for ever.
             self.fatal_error(exc, "Fatal write error on datagram transport")
-            return
-        self.sending = FLUSHING
 
     def _take_head(self) -> tuple[bytes, bytes]:
         head = self._queue.popleft()
@@ -352,6 +362,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             if self.sending is LOST:
                 return
             self.sending = DRAINING
+            self._send = None
             self._take_head()
             if status:
                 self._tell_error(_sockets.error_of(operation, status))
@@ -426,6 +437,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
 
     def _release(self) -> None:
         operation, self._receive = self._receive, None
+        self._send = None
         if operation is not None:
             operation.deliver = ignore
             self._proactor.arena.release_buffer(operation.buffer)

@@ -135,8 +135,14 @@ class Listener:
             if conn is not None:
                 conn.close()
             return
-        addresses = None if status else self._addresses_of(operation)
-        self._cast_again(operation, status)
+        try:
+            addresses = None if status else self._addresses_of(operation)
+            self._cast_again(operation, status)
+        except BaseException:
+            # An interrupt: nobody else has the client, who would wait for ever; and the rod may not be cast.
+            conn.close()
+            self._loop.call_soon(self._cast_all)
+            raise
         if addresses is None:
             conn.close()
             return

@@ -16,6 +16,7 @@ from .._sockets import error_of, winerror_of
 from .._win32.constants import Error
 from ._listener import pause_after
 from ._messages import MessageReader, MessageWriter
+from ._repeatable import repeatable
 from ._stream import StreamTransport
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ class PipeServer:
         if not self._proactor.port.closed:  # Already, where the loop was dropped and the collector closes its parts.
             self._proactor.poll(0)
 
+    @repeatable
     def _fill_up(self) -> None:
         self._retry = None
         try:
@@ -225,7 +227,7 @@ class PipeServer:
                 self._retry = self._loop.call_later(pause, self._fill_up)
         else:
             # Another instance waits before any user code runs.
-            self._fill_up()
+            self._fill_up_before_serving(endpoint)
         if is_gone:
             # The client came and went (ERROR_NO_DATA), or the instance broke: this one's trouble only.
             private.logger.debug("a pipe client was gone before it was accepted: %r", error_of(operation, status))
@@ -241,3 +243,12 @@ class PipeServer:
             self._proactor.close_endpoint(endpoint)
             message = "Error on transport creation for incoming pipe connection"
             self._loop.call_exception_handler({"message": message, "exception": exc, "pipe": self._name})
+
+    def _fill_up_before_serving(self, endpoint: Endpoint) -> None:
+        try:
+            self._fill_up()
+        except BaseException:
+            # An interrupt: nobody else has the client, who would wait for ever; and there may be no instance.
+            self._proactor.close_endpoint(endpoint)
+            self._loop.call_soon(self._fill_up)
+            raise

@@ -448,9 +448,9 @@ class Reader:
             self._idleness = QUIET
             self._plain = False  # What comes passes by `_wake`.
             return False
-        if self._idleness is not QUIET:
+        if self._idleness is RESTING:
             return False
-        self._idleness = SHEDDING
+        self._idleness = SHEDDING  # Or it is already, and its cancel may have failed: asked for twice is once.
         self._proactor.cancel(self._operation)
         return True
 

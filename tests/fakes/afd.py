@@ -89,6 +89,7 @@ class AfdCalls:
 
     def NtCreateFile(self: Any, handle_at: int, *_rest: int) -> int:
         self.count("NtCreateFile")
+        self.interrupt()
         if self.chance("no_handle"):
             return Status.INSUFFICIENT_RESOURCES
         ctypes.c_size_t.from_address(handle_at).value = self.make(FakeDevice).handle
@@ -108,4 +109,6 @@ class AfdCalls:
         for request in self._open:
             if isinstance(request, Poll) and request.polled is polled:
                 self.violation(f"{polled!r} is polled twice at once: an answer would say nothing about the other")
-        return self._begin(Poll(self.thing(device, FakeDevice), context, ranges, polled, asked.Events))
+        answered = self._begin(Poll(self.thing(device, FakeDevice), context, ranges, polled, asked.Events))
+        self.interrupt()
+        return answered

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from iocp_loop._win32 import sockaddr
 from iocp_loop._win32.constants import SocketOption, Status, WsaError
+from iocp_loop._win32.types import OVERLAPPED
 
 from .handles import FakeSocketBase, Request, Result, connection_reset, os_error, would_block
 
@@ -302,3 +303,88 @@ class Connect(Request):
         sock.arrive_at(listener)
         sock.context_updated = False
         return Status.SUCCESS, 0
+
+
+class StreamCalls:
+    """The calls of `FakeKernel` that are about TCP."""
+
+    def socket(self: Any) -> FakeSocket:
+        """A new socket, neither bound nor connected."""
+        return self.make(FakeSocket)
+
+    def socketpair(self: Any) -> tuple[FakeSocket, FakeSocket]:
+        """Two connected non-blocking sockets."""
+        left, right = self.socket(), self.socket()
+        left.peer, right.peer = right, left
+        for sock in (left, right):
+            sock.name = ("127.0.0.1", self.new_tcp_port())
+            sock.setblocking(False)
+        return left, right
+
+    def listen(self: Any) -> FakeSocket:
+        """A non-blocking listener; clients come by ConnectEx or by `connect_to`."""
+        sock = self.socket()
+        sock.name = ("127.0.0.1", self.new_tcp_port())
+        sock.listen()
+        sock.setblocking(False)
+        return sock
+
+    def accepting_socket(self: Any) -> FakeSocket:
+        """What `socket.socket()` gives to a listener; there may be none."""
+        self.count("socket")
+        if self.chance("no_handle"):
+            raise os_error(OSError, errno.EMFILE, WsaError.MFILE)
+        sock = self.socket()
+        sock.setblocking(False)
+        return sock
+
+    def connect_to(self: Any, listener: FakeSocket) -> FakeSocket:
+        """A client in the listener's backlog."""
+        client = self.socket()
+        client.setblocking(False)
+        client.name = ("127.0.0.1", self.new_tcp_port())
+        client.arrive_at(listener)
+        return client
+
+    def listener_at(self: Any, address: Any) -> FakeSocket | None:
+        for thing in self._handles.values():
+            if isinstance(thing, FakeSocket) and thing.backlog is not None and thing.name == address:
+                return thing
+        return None
+
+    def WSARecv(self: Any, *args: Any) -> int:
+        handle, array, array_length, count_at, _flags, overlapped, routine = self._arguments("WSARecv", args)
+        self._check_pointers("WSARecv", count_at, routine)
+        sock = self.thing(handle, FakeSocket)
+        return self._start(Receive(sock, overlapped, self._ranges(overlapped, array, array_length)), -1)
+
+    def WSASend(self: Any, *args: Any) -> int:
+        handle, array, array_length, count_at, _flags, overlapped, routine = self._arguments("WSASend", args)
+        self._check_pointers("WSASend", count_at, routine)
+        sock = self.thing(handle, FakeSocket)
+        if sock.write_closed:
+            return self._fail(WsaError.SHUTDOWN, -1)
+        return self._start(Send(sock, overlapped, self._ranges(overlapped, array, array_length)), -1)
+
+    def AcceptEx(self: Any, *args: Any) -> int:
+        handle, accepting, block, first_bytes, local, remote, count_at, overlapped = self._arguments("AcceptEx", args)
+        self._check_pointers("AcceptEx", count_at, first_bytes)
+        accepted = self.thing(accepting, FakeSocket)
+        if accepted.peer is not None:
+            return self._fail(WsaError.INVAL, 0)
+        ranges = [(overlapped, ctypes.sizeof(OVERLAPPED)), (block, local + remote)]
+        return self._start(Accept(self.thing(handle, FakeSocket), overlapped, ranges, accepted), 0)
+
+    def GetAcceptExSockaddrs(self: Any, block: int, first: int, local: int, remote: int, *where: int) -> None:
+        for index, (at, length_at) in enumerate(zip(where[::2], where[1::2], strict=True)):
+            ctypes.c_size_t.from_address(at).value = block + first + index * local
+            ctypes.c_int32.from_address(length_at).value = 16
+
+    def ConnectEx(self: Any, *args: Any) -> int:
+        handle, target, length, _data, _size, count_at, overlapped = self._arguments("ConnectEx", args)
+        self._check_pointers("ConnectEx", count_at, 0)
+        sock = self.thing(handle, FakeSocket)
+        if sock.name is None:
+            return self._fail(WsaError.INVAL, 0)
+        ranges = [(overlapped, ctypes.sizeof(OVERLAPPED)), (target, length)]
+        return self._start(Connect(sock, overlapped, ranges), 0)

@@ -187,6 +187,10 @@ class PipeCalls:
             return self._fail(Error.FILE_NOT_FOUND, INVALID_HANDLE_VALUE)
         return client.handle if client is not None else self._fail(Error.PIPE_BUSY, INVALID_HANDLE_VALUE)
 
+    def WaitNamedPipeW(self: Any, name: str, _timeout_ms: int, /) -> int:
+        self.count("WaitNamedPipeW")
+        return int(any(isinstance(thing, FakePipeEnd) and thing.is_free for thing in self.open_handles))
+
     def GetConsoleMode(self: Any, handle: int, mode_at: int, /) -> int:
         return self._fail(Error.INVALID_HANDLE)
 

@@ -34,12 +34,16 @@ class Recorder(asyncio.Protocol):
 
     def note_received(self, data):
         assert self.transport is not None, "data before connection_made"
-        assert self.transport.is_reading(), "data while reading is paused, or after close()"
+        assert self.may_receive(), "data while reading is paused, or after close()"
         assert not self.eof.done(), "data after the end of the stream"
         assert not self.lost.done(), "data after connection_lost"
         assert data
         self.received += data
         self.kept.append(data)
+
+    def may_receive(self):
+        # Where memory for the next receive is missing, that is the end; what was received before comes all the same.
+        return self.transport.is_reading() or isinstance(getattr(self.transport, "_exception", None), MemoryError)
 
     def eof_received(self):
         assert not self.lost.done()
@@ -66,14 +70,22 @@ class Recorder(asyncio.Protocol):
     # What the scenarios do with it.
 
     def write(self, data):
-        if self.may_write():
-            self.written += data  # Before the call: pause_writing may write, too, and comes from inside it.
-            self.transport.write(data)
+        self.note_written(data, self.transport and self.transport.write, data)
 
     def writelines(self, chunks):
-        if self.may_write():
-            self.written += b"".join(chunks)
-            self.transport.writelines(chunks)
+        self.note_written(b"".join(chunks), self.transport and self.transport.writelines, chunks)
+
+    def note_written(self, data, call, argument):
+        if not self.may_write():
+            return
+        size = len(self.written)
+        self.written += data  # Before the call: pause_writing may write, too, and comes from inside it.
+        try:
+            call(argument)
+        except MemoryError:
+            if not self.transport.is_closing():
+                del self.written[size:]  # Who is told so has written nothing; or this was the end of the connection.
+            raise
 
     def may_write(self):
         return self.transport is not None and not self.transport.is_closing() and not self.ended
@@ -129,8 +141,10 @@ class StreamStage(BaseStage):
 
     def act(self):
         """One random thing, on a random connection."""
+        self.act_on(self.random.choice(self.ends))
+
+    def act_on(self, end):
         random = self.random
-        end = random.choice(self.ends)
         transport = end.transport
         if transport is None or end.lost.done():
             return
@@ -210,6 +224,77 @@ class StreamStage(BaseStage):
             case _ if end.may_write() and not end.lost.done():
                 for _ in range(self.random.randrange(1, 4)):
                     end.write(self.message())
+
+    # -- memory that is missing ------------------------------------------------------------------------------------
+
+    def play_short_of_memory(self):
+        """Any call of the kernel may raise MemoryError, and so may each piece of memory that is asked for. Whoever
+        cannot be helped ends, and its protocol is told; every other connection delivers every byte.
+        """
+        for end in self.ends:
+            end.meddle = self.meddle
+        self.run_through_interrupts(self.until_memory_is_back())
+        told = [report["exception"] for report in self.loop.reports]
+        assert [exc for exc in told if not isinstance(exc, MemoryError)] == []
+
+    async def until_memory_is_back(self):
+        self.kernel.chances.memory_error = 0.03
+        for _ in range(25):
+            with contextlib.suppress(MemoryError):
+                self.act()
+            await asyncio.sleep(0)
+        self.kernel.chances.memory_error = 0
+        self.budget = 0
+        for end in self.ends:
+            await wait_until_connected(end)
+            if not end.lost.done():
+                end.transport.resume_reading()
+        await asyncio.sleep(1)
+        for left, right in zip(self.ends[::2], self.ends[1::2], strict=True):
+            await self.check_one_that_was_short_of_memory(left, right)
+
+    async def check_one_that_was_short_of_memory(self, left, right):
+        if not left.lost.done() and not right.lost.done():
+            assert (left.received, right.received) == (right.written, left.written), (left.transport, right.transport)
+        for end, other in ((left, right), (right, left)):
+            assert other.written[: len(end.received)] == end.received
+            end.transport.close()
+            exc = await asyncio.wait_for(end.lost, 1)
+            assert exc is None or isinstance(exc, MemoryError | OSError)
+
+    # -- interrupts in the middle of our own code ------------------------------------------------------------------
+
+    def play_through_kernel_interrupts(self):
+        """Ctrl+C just before or just after any call of the kernel; the loop is run again each time. No connection ends
+        by that, and every byte arrives.
+        """
+        for end in self.ends:
+            end.meddle = self.meddle
+        self.run_through_interrupts(self.until_nobody_interrupts())
+        assert self.loop.reports == []
+
+    async def until_nobody_interrupts(self):
+        self.kernel.chances.interrupt = 0.05
+        for _ in range(25):
+            with contextlib.suppress(Interrupted):
+                self.act()
+            await asyncio.sleep(0)
+        self.kernel.chances.interrupt = 0
+        self.budget = 0
+        for end in self.ends:
+            await wait_until_connected(end)
+            end.transport.resume_reading()
+        await asyncio.sleep(1)
+        for end, other in pairs(self.ends):
+            assert end.received == other.written, (end.transport, other.transport)
+        self.kernel.chances.interrupt = 0.05
+        for end in self.ends:
+            with contextlib.suppress(Interrupted):
+                self.random.choice((end.transport.close, end.transport.abort))()
+            await asyncio.sleep(0)
+        self.kernel.chances.interrupt = 0
+        for end in self.ends:
+            await asyncio.wait_for(end.lost, 1)
 
     def successor(self, end):
         """Another protocol, of either kind, that goes on where this one is."""

@@ -5,10 +5,9 @@ from typing import Any
 
 from .kernel import Chances, FakeKernel
 from .loop import FakeLoop
+from .rules import Interrupted
 
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl+C, in a callback."""
+__all__ = ["BaseStage", "Interrupted"]
 
 
 class BaseStage:

@@ -7,6 +7,9 @@ import pytest
 
 from iocp_loop import _operation
 
+# So that an assertion in there says what it saw.
+pytest.register_assert_rewrite("fakes")
+
 
 @pytest.fixture
 def schedules(request: pytest.FixtureRequest) -> Callable[..., None]:

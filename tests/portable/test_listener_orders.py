@@ -9,7 +9,7 @@ import asyncio
 
 import pytest
 from fakes.kernel import Chances
-from fakes.stage import BaseStage, Interrupted
+from fakes.servers import Client, ServerStage
 
 from iocp_loop import _asyncio_private as private
 from iocp_loop import _sockets
@@ -26,49 +26,7 @@ def sockets_of_the_fake_kernel(monkeypatch):
     monkeypatch.setattr(_sockets, "prepare_accept", prepare_accept)
 
 
-class Echo(asyncio.Protocol):
-    """Answers what it is told; `meddle` is called in every callback."""
-
-    def __init__(self, stage):
-        self.stage = stage
-        self.transport = None
-        self.is_lost = False
-
-    def connection_made(self, transport):
-        assert self.transport is None, "connection_made twice"
-        self.transport = transport
-        self.stage.echoes.append(self)
-        self.stage.meddle(self)
-
-    def data_received(self, data):
-        assert not self.is_lost
-        if not self.transport.is_closing():
-            try:
-                self.transport.write(data)
-            except MemoryError:
-                # Nothing was written, and the client would wait for it.
-                self.transport.abort()
-                raise
-        self.stage.meddle(self)
-
-    def connection_lost(self, exc):
-        assert not self.is_lost, "connection_lost twice"
-        self.is_lost = True
-        self.stage.meddle(self)
-
-
-class Client:
-    """One that comes, says something, and waits for the echo; or one that goes before."""
-
-    def __init__(self, stage, *, stays):
-        self.stage = stage
-        self.stays = stays
-        self.message = b"<%d>" % len(stage.clients) * stage.random.randrange(1, 10)
-        self.heard = bytearray()
-        self.is_over = False
-        stage.clients.append(self)
-        stage.kernel.act(self.steps())
-
+class SocketClient(Client):
     def steps(self):
         random = self.stage.random
         for _ in range(random.randrange(6)):
@@ -108,75 +66,28 @@ class Client:
         sock.close()
         self.is_over = True
 
-    @property
-    def was_served(self):
-        assert self.message.startswith(self.heard)
-        return len(self.heard) == len(self.message)
 
+class Stage(ServerStage):
+    """One listener."""
 
-class Stage(BaseStage):
-    """One listener; clients come as actors of the kernel."""
+    client_type = SocketClient
 
     def __init__(self, seed, chances=None):
         super().__init__(seed, chances)
-        self.budget = 0
-        self.meddle = lambda echo: None
-        self.raised = []
-        self.dropped = 0  # clients whose connection a callback has ended
-        self.clients = []
-        self.echoes = []
         self.listener = self.kernel.listen()
-        self.server = None
+
+    def is_closed(self):
+        return self.listener.closed
 
     def serve(self):
-        arguments = [self.loop, [self.listener], lambda: self.make_protocol(), None, 100, None]
+        arguments = [self.loop, [self.listener], self.make_echo, None, 100, None]
         self.server = private.Server(*arguments, *[None] * (6 + 2 - len(arguments) - 1))
         chances, self.kernel.chances = self.kernel.chances, Chances()
         self.server._start_serving()
         self.kernel.chances = chances
 
-    def make_protocol(self):
-        self.raise_something()
-        return Echo(self)
 
-    def raise_something(self):
-        if not self.budget or self.random.random() < 0.7:
-            return
-        self.budget -= 1
-        self.dropped += 1
-        kind = self.random.choice((RuntimeError, MemoryError, OSError, Interrupted, SystemExit))
-        self.raised.append(kind("from a callback"))
-        raise self.raised[-1]
-
-    def meddle_wildly(self, echo):
-        if self.budget and self.random.random() < 0.3 and not echo.is_lost:
-            self.budget -= 1
-            self.dropped += 1
-            self.random.choice((echo.transport.close, echo.transport.abort))()
-        self.raise_something()
-
-    async def until(self, fact, steps=600):
-        for _ in range(steps):
-            if fact():
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"never: {[client.message for client in self.clients if not client.is_over]} wait")
-
-    async def finish(self):
-        """The proof that the listener is not deaf: a new client is served. Then it is closed."""
-        self.budget = 0
-        chances = self.kernel.chances
-        chances.submit_failure = chances.accept_failure = chances.no_handle = chances.memory_error = 0
-        await self.until(lambda: all(client.is_over for client in self.clients))
-        if not self.listener.closed:
-            last = Client(self, stays=True)
-            await self.until(lambda: last.is_over)
-            assert last.was_served
-        self.server.close()
-        await self.until(lambda: self.listener.closed and all(echo.is_lost for echo in self.echoes))
-
-
-def play(seed, chances, *, wildly, clients=12):
+def play(seed, chances, *, wildly):
     stage = Stage(seed, chances)
     stage.serve()
     if wildly:
@@ -184,14 +95,11 @@ def play(seed, chances, *, wildly, clients=12):
         stage.meddle = stage.meddle_wildly
 
     async def scenario():
-        for _ in range(clients):
-            Client(stage, stays=stage.random.random() < 0.7)
-            await asyncio.sleep(stage.random.choice((0, 0, 0.01)))
+        await stage.clients_come()
         await stage.finish()
 
     stage.run_through_interrupts(scenario())
-    unserved = [client for client in stage.clients if client.stays and not client.was_served]
-    return stage, unserved
+    return stage, stage.unserved()
 
 
 def test_every_client_that_stays_is_served(schedules):
@@ -225,8 +133,9 @@ def test_sockets_and_buffers_that_run_out_are_waited_for(schedules):
     schedules(run, 60)
 
 
-def test_memory_that_is_missing_now_and_then_does_not_silence_the_listener(schedules):
-    """Any call may raise MemoryError, and so may each piece of memory that is asked for."""
+@pytest.mark.parametrize("fault", ["memory_error", "interrupt"])
+def test_exceptions_out_of_the_kernel_do_not_silence_the_listener(schedules, fault):
+    """Any call may raise MemoryError, and so may each piece of memory that is asked for; or KeyboardInterrupt."""
 
     def run(seed):
         chances = Chances(accept_failure=0.1)
@@ -235,10 +144,10 @@ def test_memory_that_is_missing_now_and_then_does_not_silence_the_listener(sched
 
         async def scenario():
             for _ in range(12):
-                Client(stage, stays=True)
-                chances.memory_error = 0.05
+                SocketClient(stage, stays=True)
+                setattr(chances, fault, 0.05)
                 await asyncio.sleep(0)
-                chances.memory_error = 0
+                setattr(chances, fault, 0)
             await stage.finish()
 
         stage.run_through_interrupts(scenario())
@@ -262,7 +171,7 @@ def test_a_server_that_is_closed_at_any_moment_leaves_nothing(schedules):
 
         async def scenario():
             for _ in range(12):
-                Client(stage, stays=random.random() < 0.7)
+                SocketClient(stage, stays=random.random() < 0.7)
                 await asyncio.sleep(0)
                 if random.random() < 0.05:
                     stage.server.close()

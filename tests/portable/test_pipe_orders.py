@@ -11,7 +11,7 @@ import pytest
 from fakes import pipes
 from fakes.kernel import Chances
 from fakes.recorders import Recorder, StreamStage, pairs, wait_until_connected
-from fakes.stage import BaseStage, Interrupted
+from fakes.servers import Client, ServerStage
 
 from iocp_loop import _asyncio_private as private
 from iocp_loop._transports import _pipe, _reader
@@ -70,20 +70,13 @@ class MessageRecorder(Recorder):
         self.received, self.written = [], []
 
     def data_received(self, data):
-        assert self.transport.is_reading(), "a message while reading is paused, or after close()"
+        assert self.may_receive(), "a message while reading is paused, or after close()"
         assert not self.eof.done()
         self.received.append(data)
         self.meddle()
 
-    def write(self, data):
-        if self.may_write():
-            self.written.append(bytes(data))
-            self.transport.write(data)
-
-    def writelines(self, chunks):
-        if self.may_write():
-            self.written.append(b"".join(chunks))
-            self.transport.writelines(chunks)
+    def note_written(self, data, call, argument):
+        super().note_written([bytes(data)], call, argument)
 
 
 class MessageStage(PipeStage):
@@ -196,6 +189,33 @@ def test_a_submit_that_fails_ends_the_connection_with_its_error(schedules, stage
     schedules(run, 60)
 
 
+@pytest.mark.parametrize("stage_type", [PipeStage, MessageStage])
+def test_memory_that_is_missing_now_and_then_deafens_no_pipe(schedules, stage_type, monkeypatch):
+    """Any call may raise MemoryError, ReadFile and WriteFile included, and so may each buffer that is asked for."""
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+
+    def run(seed):
+        stage = stage_type(seed)
+        for buffered in (False, seed % 2 == 0):
+            stage.connection(buffered=buffered)
+        stage.play_short_of_memory()
+
+    schedules(run, 60)
+
+
+@pytest.mark.parametrize("stage_type", [PipeStage, MessageStage])
+def test_an_interrupt_at_any_call_of_the_kernel_loses_nothing_and_no_pipe(schedules, stage_type, monkeypatch):
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+
+    def run(seed):
+        stage = stage_type(seed)
+        for buffered in (False, seed % 2 == 0):
+            stage.connection(buffered=buffered)
+        stage.play_through_kernel_interrupts()
+
+    schedules(run, 60)
+
+
 def test_a_one_way_pipe_is_read_to_its_end_and_its_writer_learns_of_a_reader_that_went(schedules):
     """A ReadPipeTransport and a WritePipeTransport; either may end it."""
 
@@ -229,18 +249,7 @@ def test_a_one_way_pipe_is_read_to_its_end_and_its_writer_learns_of_a_reader_tha
     schedules(run, 80)
 
 
-class Client:
-    """A client of a pipe server: says something, waits for the echo and goes; or goes before."""
-
-    def __init__(self, stage, *, stays):
-        self.stage = stage
-        self.stays = stays
-        self.message = b"<%d>" % len(stage.clients) * stage.random.randrange(1, 10)
-        self.heard = b""
-        self.is_over = False
-        stage.clients.append(self)
-        stage.kernel.act(self.steps())
-
+class PipeClient(Client):
     def steps(self):
         random = self.stage.random
         for _ in range(random.randrange(6)):
@@ -273,100 +282,26 @@ class Client:
                 leaves_after -= 1
             yield bool(count or chunk or leaves_after is not None)
 
-    @property
-    def was_served(self):
-        assert self.message.startswith(self.heard)
-        return len(self.heard) == len(self.message)
 
+class PipeServerStage(ServerStage):
+    """One pipe server."""
 
-class Echo(asyncio.Protocol):
-    """Answers what it is told; `meddle` is called in every callback."""
-
-    def __init__(self, stage):
-        self.stage = stage
-        self.transport = None
-        self.is_lost = False
-
-    def connection_made(self, transport):
-        assert self.transport is None, "connection_made twice"
-        self.transport = transport
-        self.stage.meddle(self)
-
-    def data_received(self, data):
-        assert not self.is_lost
-        if not self.transport.is_closing():
-            self.transport.write(data)
-        self.stage.meddle(self)
-
-    def connection_lost(self, exc):
-        assert not self.is_lost, "connection_lost twice"
-        self.is_lost = True
-        self.stage.meddle(self)
-
-
-class ServerStage(BaseStage):
-    """One pipe server; clients come as actors of the kernel."""
+    client_type = PipeClient
 
     def __init__(self, seed, chances=None, *, message_mode=False):
         super().__init__(seed, chances)
-        self.budget = 0
-        self.meddle = lambda echo: None
-        self.raised = []
-        self.dropped = 0  # clients whose connection a callback has ended
         self.not_found = 0  # clients that found no pipe of the name
-        self.clients = []
-        self.echoes = []
         self.message_mode = message_mode
-        self.server = None
+
+    def is_closed(self):
+        return self.server.closed()
 
     async def serve(self):
         (self.server,) = await self.loop.start_serving_pipe(self.make_echo, NAME, message_mode=self.message_mode)
 
-    def make_echo(self):
-        self.raise_something()
-        self.echoes.append(Echo(self))
-        return self.echoes[-1]
-
-    def raise_something(self):
-        if not self.budget or self.random.random() < 0.7:
-            return
-        self.budget -= 1
-        self.dropped += 1
-        kind = self.random.choice((RuntimeError, MemoryError, OSError, Interrupted, SystemExit))
-        self.raised.append(kind("from a callback"))
-        raise self.raised[-1]
-
-    def meddle_wildly(self, echo):
-        if self.budget and self.random.random() < 0.3 and not echo.is_lost:
-            self.budget -= 1
-            self.dropped += 1
-            self.random.choice((echo.transport.close, echo.transport.abort))()
-        self.raise_something()
-
-    async def until(self, fact):
-        for _ in range(600):
-            if fact():
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"never: {[client.message for client in self.clients if not client.is_over]} wait")
-
-    async def clients_come(self, count=12):
-        for _ in range(count):
-            Client(self, stays=self.random.random() < 0.7)
-            await asyncio.sleep(self.random.choice((0, 0, 0.01)))
-
     async def finish(self):
-        """The proof that the server is not deaf: a new client is served. Then it is closed, and the name is free."""
-        self.budget = 0
-        chances = self.kernel.chances
-        chances.submit_failure = chances.no_handle = chances.memory_error = 0
-        await self.until(lambda: all(client.is_over for client in self.clients))
-        if not self.server.closed():
-            last = Client(self, stays=True)
-            await self.until(lambda: last.is_over)
-            assert last.was_served
-        self.server.close()
-        await self.until(lambda: all(echo.is_lost for echo in self.echoes if echo.transport))
+        """Then the name is free."""
+        await super().finish()
         await self.until(lambda: not self.kernel.open_handles)
 
 
@@ -375,7 +310,7 @@ def pipe_objects(monkeypatch):
     """`PipeHandle` is Windows' own, and `handle_of` asks by type who has a handle: here each end is its own object."""
 
     def open_stage(*args, **options):
-        stage = ServerStage(*args, **options)
+        stage = PipeServerStage(*args, **options)
         monkeypatch.setattr(
             private, "PipeHandle", lambda handle: stage.kernel.thing(handle, pipes.FakePipeEnd), raising=False
         )
@@ -396,7 +331,7 @@ def test_every_client_that_stays_is_served(schedules, pipe_objects):
             await stage.finish()
 
         stage.run(scenario())
-        assert [client for client in stage.clients if client.stays and not client.was_served] == []
+        assert stage.unserved() == []
         assert stage.not_found == 0
         assert stage.loop.reports == []
 
@@ -416,16 +351,16 @@ def test_a_factory_or_callback_that_raises_or_closes_loses_its_own_client(schedu
             await stage.finish()
 
         stage.run_through_interrupts(scenario())
-        assert len([client for client in stage.clients if client.stays and not client.was_served]) <= stage.dropped
+        assert len(stage.unserved()) <= stage.dropped
         assert stage.not_found == 0
         assert all(report["exception"] in stage.raised for report in stage.loop.reports)
 
     schedules(run, 60)
 
 
-@pytest.mark.parametrize("fault", ["submit_failure", "no_handle", "memory_error"])
+@pytest.mark.parametrize("fault", ["submit_failure", "no_handle", "memory_error", "interrupt"])
 def test_what_runs_out_now_and_then_does_not_silence_the_server(schedules, pipe_objects, fault):
-    """ConnectNamedPipe fails, an instance cannot be made or associated, memory is missing."""
+    """ConnectNamedPipe fails, an instance cannot be made or associated, memory is missing, Ctrl+C comes."""
 
     def run(seed):
         stage = pipe_objects(seed)
@@ -477,7 +412,7 @@ def test_instances_that_fail_for_ever_keep_nobody_busy(pipe_objects):
 
     async def scenario():
         await stage.serve()
-        Client(stage, stays=True)
+        PipeClient(stage, stays=True)
         stage.kernel.chances.submit_failure = 1
         await asyncio.sleep(10)
         await stage.finish()

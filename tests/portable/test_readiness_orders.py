@@ -59,6 +59,32 @@ def test_whatever_a_callback_does_or_raises_on_a_foreign_socket(schedules, monke
     schedules(run, 40)
 
 
+def test_memory_that_is_missing_now_and_then_deafens_no_foreign_connection(schedules, monkeypatch):
+    """Also where it is the poll of a socket that cannot be asked for."""
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+
+    def run(seed):
+        stage = ForeignStage(seed, Chances(would_block=0.4))
+        for buffered in (False, seed % 2 == 0):
+            stage.connection(buffered=buffered)
+        stage.play_short_of_memory()
+
+    schedules(run, 60)
+
+
+def test_an_interrupt_at_any_call_of_the_kernel_loses_no_byte_and_no_foreign_connection(schedules, monkeypatch):
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+    monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 200)
+
+    def run(seed):
+        stage = ForeignStage(seed, Chances(would_block=0.4))
+        for buffered in (False, seed % 2 == 0):
+            stage.connection(buffered=buffered)
+        stage.play_through_kernel_interrupts()
+
+    schedules(run, 60)
+
+
 def test_operations_on_foreign_sockets_are_given_up_without_loss(schedules):
     """sock_recv, sock_sendall, sock_accept and sock_connect, some of them cancelled; every byte arrives."""
 

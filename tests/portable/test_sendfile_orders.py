@@ -18,6 +18,7 @@ from fakes.recorders import Recorder, StreamStage, pairs, wait_until_connected
 from fakes.stage import Interrupted
 
 from iocp_loop._transports import _sendfile
+from iocp_loop._win32.constants import WsaError
 
 OFFSET = 10
 
@@ -33,15 +34,19 @@ class Sender(Recorder):
     def may_write(self):
         return super().may_write() and not self.is_sending_file
 
-    def write(self, data):
-        if self.may_write():
-            self.items.append(bytes(data))
-            self.transport.write(data)
-
-    def writelines(self, chunks):
-        if self.may_write():
-            self.items.append(b"".join(chunks))
-            self.transport.writelines(chunks)
+    def note_written(self, data, call, argument):
+        if not self.may_write():
+            return
+        self.items.append(bytes(data))
+        place = len(self.items)
+        try:
+            call(argument)
+        except MemoryError:
+            # Who is told so has written nothing; or this was the end of the connection.
+            self.ended_early = self.transport.is_closing()
+            if not self.ended_early:
+                del self.items[place - 1]
+            raise
 
 
 class Sending:
@@ -108,10 +113,13 @@ class FileStage(StreamStage):
         try:
             sending.sent = await self.loop.sendfile(end.transport, file, offset, count)
             assert file.tell() == min(offset, len(content)) + sending.sent or not part
-        except OSError:
-            assert end.transport.is_closing() or end.peer.transport.is_closing()
+        except OSError as exc:
+            is_memory = getattr(exc, "winerror", None) == WsaError.NOBUFS
+            assert is_memory or end.transport.is_closing() or end.peer.transport.is_closing()
         except RuntimeError:
             assert end.transport.is_closing()
+        except MemoryError:
+            sending.sent = None
         finally:
             end.is_sending_file = False
 
@@ -148,7 +156,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(get_osfhandle=lambda descriptor: descriptor))
 
 
-def play(seed, folder, *, wildly):
+def play(seed, folder, *, wildly, memory_error=0.0):
     stage = FileStage(seed, Chances(would_block=0.4), folder=folder)
     for _ in range(2):
         left, right = stage.connection()
@@ -158,11 +166,13 @@ def play(seed, folder, *, wildly):
             end.meddle = (lambda end=end: meddle(stage, end)) if wildly else stage.meddle
 
     async def scenario():
+        stage.kernel.chances.memory_error = memory_error
         for _ in range(30):
-            with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            with contextlib.suppress(KeyboardInterrupt, SystemExit, MemoryError):
                 stage.act()
             if stage.random.random() < 0.5:
                 await asyncio.sleep(0)
+        stage.kernel.chances.memory_error = 0
         await finish(stage)
 
     try:
@@ -246,6 +256,19 @@ def test_whatever_a_callback_does_or_raises_no_byte_changes_its_place(schedules,
     def run(seed):
         stage = play(seed, tmp_path, wildly=True)
         assert all(report["exception"] in stage.raised for report in stage.loop.reports)
+
+    schedules(run, 120)
+
+
+def test_memory_that_is_missing_now_and_then_costs_files_their_ends_and_nothing_their_order(schedules, tmp_path):
+    """TransmitFile, WSASend or any other call raises MemoryError: of that file a beginning goes out, and writes go on;
+    or the connection is over, and its protocol was told.
+    """
+
+    def run(seed):
+        stage = play(seed, tmp_path, wildly=False, memory_error=0.03)
+        told = [report["exception"] for report in stage.loop.reports]
+        assert [exc for exc in told if not isinstance(exc, MemoryError)] == []
 
     schedules(run, 120)
 

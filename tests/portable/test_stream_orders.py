@@ -240,6 +240,33 @@ def test_whatever_a_callback_does_or_raises_concerns_its_own_connection(schedule
     schedules(run, 1500)
 
 
+def test_memory_that_is_missing_now_and_then_deafens_no_connection(schedules, monkeypatch):
+    """Any call may raise MemoryError, WSARecv, WSASend and CancelIoEx included, and so may each piece of memory."""
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+    monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 200)
+
+    def run(seed):
+        stage = Stage(seed, Chances(would_block=0.4))
+        for buffered in (False, seed % 2 == 0):
+            stage.connection(buffered=buffered)
+        stage.play_short_of_memory()
+
+    schedules(run, 300)
+
+
+def test_an_interrupt_at_any_call_of_the_kernel_loses_no_byte_and_no_connection(schedules, monkeypatch):
+    monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
+    monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 200)
+
+    def run(seed):
+        stage = Stage(seed, Chances(would_block=0.4))
+        for buffered in (False, seed % 2 == 0):
+            stage.connection(buffered=buffered)
+        stage.play_through_kernel_interrupts()
+
+    schedules(run, 300)
+
+
 def test_an_interrupt_in_the_middle_of_a_delivery_loses_none_of_its_bytes():
     """A BufferedProtocol gets one packet in many pieces; Ctrl+C comes with one of them, and the loop is run again."""
     stage = Stage(0, Chances(would_block=0, partial_send=0))

@@ -44,6 +44,7 @@ class Plain(asyncio.Protocol):
         self.is_client = index == 0
         self.received = b""
         self.transport = None
+        self.is_lost = False
         self.agreed = stage.loop.create_future()
 
     def connection_made(self, transport):
@@ -64,6 +65,11 @@ class Plain(asyncio.Protocol):
                 self.transport.pause_reading()
                 self.transport.write(b"OK")
                 self.agreed.set_result(None)
+
+    def connection_lost(self, exc):
+        self.is_lost = True
+        if not self.agreed.done():
+            self.agreed.set_exception(exc or ConnectionAbortedError())
 
 
 class Application(Recorder):
@@ -114,6 +120,9 @@ class TlsStage(StreamStage):
         await plain.agreed
         for _ in range(self.random.randrange(4)):
             await asyncio.sleep(0)
+        if plain.is_lost:
+            # asyncio's start_tls() waits for ever for one that is closed: nobody tells it once more.
+            raise ConnectionAbortedError
         context, options = tls_options(index)
         end.transport = await self.loop.start_tls(transport, end, context, **options)
 
@@ -192,6 +201,92 @@ def test_whatever_a_callback_does_or_raises_ends_its_own_connection_at_most(sche
     schedules(run, 40)
 
 
+def test_memory_that_is_missing_now_and_then_leaves_no_handshake_and_no_connection_waiting(schedules):
+    """Any call of the kernel may raise MemoryError under asyncio's TLS: each end is told, or works."""
+
+    def run(seed):
+        stage = TlsStage(seed, Chances(would_block=0.4))
+        tasks = stage.connect() + stage.connect()
+
+        async def short_of_memory():
+            stage.kernel.chances.memory_error = 0.02
+            for _ in range(30):
+                with contextlib.suppress(MemoryError):
+                    stage.act()
+                await asyncio.sleep(stage.random.choice((0, 0.01)))
+            stage.kernel.chances.memory_error = 0
+            await end_all(stage, tasks)
+
+        stage.run_through_interrupts(short_of_memory())
+        for end, other in pairs(stage.ends):
+            assert other.written.startswith(end.received)
+
+    schedules(run, 40)
+
+
+class SuddenTlsStage(StreamStage):
+    """Plain connections, of which any callback may make a TLS one, whatever is on its way."""
+
+    def __init__(self, seed, chances=None):
+        super().__init__(seed, chances)
+        self.tasks = []
+
+    def meddle_wildly(self, end):
+        if self.budget and self.random.random() < 0.15:
+            self.budget -= 1
+            self.start_tls(end)
+        else:
+            super().meddle_wildly(end)
+
+    def start_tls(self, end):
+        # asyncio's TLS protocol is reported an error when it is resumed and was not paused, its predecessor was.
+        if not end.may_write() or end.lost.done() or end.writing_paused:
+            return
+        application = Application(self.loop)
+        application.meddle = lambda: None
+        end.ended = True  # From here on it is not for the plain protocol to write.
+        end.meddle = lambda: None
+        context, options = tls_options(self.ends.index(end) % 2)
+        start = self.loop.start_tls(end.transport, application, context, ssl_handshake_timeout=5, **options)
+        self.tasks.append(self.loop.create_task(start))
+
+
+def test_start_tls_in_any_callback_ends_well_or_tells_why(schedules):
+    """In the middle of writes, pauses and closes, on one end or on both; the other may not know what it is told."""
+
+    def run(seed):
+        stage = SuddenTlsStage(seed, Chances(would_block=0.4))
+        for _ in range(2):
+            for end in stage.connection():
+                end.sock.capacity = stage.random.choice((64, 500, 5000))
+                end.random, end.buffer = stage.random, bytearray()
+                end.meddle = lambda end=end: stage.meddle_wildly(end)
+
+        async def wild():
+            for _ in range(25):
+                with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                    end = stage.random.choice(stage.ends)
+                    if end.may_write() and not end.lost.done():
+                        stage.start_tls(end) if stage.random.random() < 0.1 else stage.act_on(end)
+                await asyncio.sleep(stage.random.choice((0, 0.01)))
+            stage.budget = 0
+            if stage.tasks:
+                await asyncio.wait(stage.tasks, timeout=100)  # More than the handshake's time-out.
+            for transport in list(stage.loop.transports):
+                transport.abort()
+            await asyncio.sleep(1)
+            for task in stage.tasks:
+                assert task.done(), "a handshake waits for ever"
+                assert task.cancelled() or isinstance(task.exception(), OSError | RuntimeError | TypeError | None)
+            assert [repr(transport) for transport in stage.loop.transports if transport.handle is not None] == []
+
+        stage.run_through_interrupts(wild())
+        told = [report for report in stage.loop.reports if report["exception"] not in stage.raised]
+        assert [report for report in told if not isinstance(report["exception"], OSError)] == []
+
+    schedules(run, 80)
+
+
 def meddle(stage, end):
     if not stage.budget or stage.random.random() < 0.5:
         return
@@ -223,7 +318,7 @@ async def end_all(stage, tasks):
     for transport in list(stage.loop.transports):
         transport.abort()
     done, waiting = await asyncio.wait(tasks, timeout=1)
-    assert not waiting
+    assert not waiting, [(transport, transport.get_protocol()) for transport in stage.loop.transports]
     for task in done:
         assert task.cancelled() or isinstance(task.exception(), OSError | MemoryError | RuntimeError | None)
     await asyncio.sleep(1)
