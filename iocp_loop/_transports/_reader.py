@@ -286,7 +286,7 @@ class Reader:
             raise
 
     def _go_on(self, exc: BaseException, data: bytes | None, told: Any) -> None:
-        """A delivery was ended by an exception, the protocol's or an interrupt, which is raised again: the stream goes on.
+        """A delivery was ended by an exception of the protocol's, or an interrupt; it is raised again, and we go on.
 
         `data` is what was received, None if it was not taken yet; `told` is not None if the protocol was called.
         """
