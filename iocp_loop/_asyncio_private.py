@@ -13,6 +13,7 @@ from asyncio import base_events, base_subprocess, constants, events, exceptions,
 from asyncio.base_events import Server
 from asyncio.log import logger
 from collections import deque
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 if sys.platform == "win32":
@@ -130,11 +131,27 @@ class BaseLoop(asyncio.BaseEventLoop):
         async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int: ...
 
 
+def is_entered(context: Context) -> bool:
+    """Whether something runs in a context already, so that nothing else can."""
+    try:
+        context.run(bool)
+    except RuntimeError:
+        return True
+    return False
+
+
 class Handle(asyncio.Handle):
     """asyncio.Handle as it is outside debug mode, whose fields `call_soon` sets in place of `__init__`."""
 
     __slots__ = ()
     _source_traceback = None
+
+    def _run(self) -> None:
+        """For turns that are not ours, which may run inside a callback of the same context's."""
+        handle: Any = self
+        if is_entered(handle._context):
+            handle._context = handle._context.copy()
+        super()._run()
 
 
 class TimerHandle(asyncio.TimerHandle):

@@ -59,7 +59,7 @@ class IocpEventLoop(BareSockets):
         if self.is_closed():
             return
         self.uncork()
-        self._signals.close()
+        self.signals.close()
         for listener in list(self._listeners.values()):
             listener.close()
         self._listeners.clear()
@@ -336,11 +336,11 @@ class IocpEventLoop(BareSockets):
         self._check_closed()
         if asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
-        self._signals.add_handler(self, sig, callback, args)
+        self.signals.add_handler(self, sig, callback, args)
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Put the signal's default handling back; False if there was no handler of this loop's."""
-        return self._signals.remove_handler(sig)
+        return self.signals.remove_handler(sig)
 
 
 def _with_addresses(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, Any]:

@@ -43,8 +43,9 @@ class MessageReader(Reader):
             if not status:
                 self._deliver_message()
         finally:
-            self.receive = IDLE
-            self.arm()
+            if self.awaits(self._operation):  # Otherwise the callback has run the loop, see `arm_ahead`.
+                self.receive = IDLE
+                self.arm()
 
     def _deliver_message(self) -> None:
         parts, self._parts = self._parts, []
