@@ -140,6 +140,20 @@ def is_entered(context: Context) -> bool:
     return False
 
 
+def enterable(context: Context) -> Context:
+    """The context, or a copy of it where something runs in it."""
+    return context.copy() if is_entered(context) else context
+
+
+def leave_entered_context(handle: Any) -> bool:
+    """Let a handle whose context something runs in have a copy of it. False if it could have run."""
+    context = getattr(handle, "_context", None)
+    if context is None or not is_entered(context):
+        return False
+    handle._context = context.copy()
+    return True
+
+
 class Handle(asyncio.Handle):
     """asyncio.Handle as it is outside debug mode, whose fields `call_soon` sets in place of `__init__`."""
 
@@ -148,9 +162,7 @@ class Handle(asyncio.Handle):
 
     def _run(self) -> None:
         """For turns that are not ours, which may run inside a callback of the same context's."""
-        handle: Any = self
-        if is_entered(handle._context):
-            handle._context = handle._context.copy()
+        leave_entered_context(self)
         super()._run()
 
 
@@ -284,8 +296,11 @@ __all__ = [
     "check_ssl_socket",
     "current_loop",
     "detach",
+    "enterable",
     "format_handle",
     "give_unread",
+    "is_entered",
+    "leave_entered_context",
     "logger",
     "popen",
     "replaced_run",

@@ -210,7 +210,10 @@ class TurningLoop(SchedulingLoop):
                     handles.appendleft(handle)
                 raise
             except BaseException as exc:
-                private.report_callback(self, handle, exc)
+                if handle is begun and private.leave_entered_context(handle):
+                    handles.appendleft(handle)  # Not begun: this turn runs inside a callback of the same context's.
+                else:
+                    private.report_callback(self, handle, exc)
         handle = begun = None  # Of a callback that raised, the traceback holds this frame: nothing may live on with it.
 
     def _run_timed(self, handle: asyncio.Handle) -> None:
@@ -290,9 +293,7 @@ class TurningLoop(SchedulingLoop):
                 break  # As in `_run_first`.
             one = settled.popleft()
             operation = one[0]
-            deliver, context = operation.deliver, operation.context or contextvars.copy_context()
-            if private.is_entered(context):
-                context = context.copy()
+            deliver, context = operation.deliver, private.enterable(operation.context or contextvars.copy_context())
             started = self.time()
             try:
                 context.run(deliver, *one)

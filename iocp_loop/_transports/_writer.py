@@ -314,11 +314,8 @@ class Writer:
             return
         self._send_gathered()
         if self.flow.paused and self.phase is not LOST:
-            context = self.transport.context
-            if private.is_entered(context):
-                # This is inside a callback of the same transport's, which runs the loop.
-                context = context.copy()
-            context.run(self.flow.shrunk, self.queued_size)
+            # A callback of the same transport's may run the loop, and this inside it.
+            private.enterable(self.transport.context).run(self.flow.shrunk, self.queued_size)
 
     def _send_gathered(self) -> None:
         """From CORKED: send the queue, and rest if the kernel takes all of it."""
