@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import socket
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, TypeVarTuple
 
 from . import _asyncio_private as private
@@ -139,6 +139,7 @@ class IocpEventLoop(BareSockets):
         backlog: int = 100,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
+        context: Context | None = None,  # The server's own, from 3.15 on.
     ) -> None:
         def connect(conn: socket.socket, endpoint: Any, addresses: tuple[bytes, bytes]) -> None:
             _set_nodelay(conn)
@@ -152,7 +153,8 @@ class IocpEventLoop(BareSockets):
                 protocol, _, _ = self._make_ssl_protocol(protocol, sslcontext, None, options)
             StreamTransport(self, endpoint, conn, protocol, server=server, addresses=addresses)
 
-        self._listeners[sock] = Listener(self, sock, connect, backlog)
+        within = copy_context() if context is None else private.enterable(context)
+        self._listeners[sock] = within.run(Listener, self, sock, connect, backlog)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         listener = self._listeners.pop(sock, None)
