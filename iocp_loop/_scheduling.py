@@ -85,12 +85,14 @@ class SchedulingLoop(private.BaseLoop):
         self._timer_heap.append((0, self._number(), self._returning))
 
     def _take_timers_back(self) -> None:
-        lent = sorted(self._lent, key=lambda handle: handle._when)
+        heap, lent = self._timer_heap, sorted(self._lent, key=lambda handle: handle._when)
         self._lent.clear()
+        heap[:] = [timer for timer in heap if timer[2] is not self._returning]
+        heapq.heapify(heap)
         self._returning = None
         for handle in lent:
             handle._scheduled = True
-            heapq.heappush(self._timer_heap, (handle._when, self._number(), handle))
+            heapq.heappush(heap, (handle._when, self._number(), handle))
         # Others may have dropped cancelled ones, and not counted.
         self._timer_cancelled_count = sum(timer[2]._cancelled for timer in self._timer_heap)
 
@@ -232,6 +234,8 @@ class SchedulingLoop(private.BaseLoop):
 
     def _drop_cancelled_timers(self) -> None:
         """Those at the head of the heap, or all at once when they are many."""
+        if self._returning is not None:
+            self._take_timers_back()
         timers = self._timer_heap
         if len(timers) > TIMERS_KEPT_MAX and 2 * self._timer_cancelled_count > len(timers):
             kept = []
