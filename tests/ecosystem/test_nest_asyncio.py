@@ -96,5 +96,7 @@ def test_a_callback_may_run_our_loop_in_the_middle_of_a_turn(scenario):
 @pytest.mark.parametrize("loop", ["hybrid", "stdlib"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_callback_may_run_asyncios_loop(loop, scenario):
+    if scenario == "timers" and sys.version_info < (3, 13):
+        pytest.skip("asyncio's timers are early by up to a tick of 15.6 ms")
     answers = run_child("nest_asyncio2", loop, "before", *SCENARIOS)
     assert answers[scenario] == expected("before", scenario, SCENARIOS[scenario])
