@@ -13,6 +13,7 @@ from asyncio import base_events, base_subprocess, constants, events, exceptions,
 from asyncio.base_events import Server
 from asyncio.log import logger
 from collections import deque
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 if sys.platform == "win32":
@@ -130,11 +131,39 @@ class BaseLoop(asyncio.BaseEventLoop):
         async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int: ...
 
 
+def is_entered(context: Context) -> bool:
+    """Whether something runs in a context already, so that nothing else can."""
+    try:
+        context.run(bool)
+    except RuntimeError:
+        return True
+    return False
+
+
+def enterable(context: Context) -> Context:
+    """The context, or a copy of it where something runs in it."""
+    return context.copy() if is_entered(context) else context
+
+
+def leave_entered_context(handle: Any) -> bool:
+    """Let a handle whose context something runs in have a copy of it. False if it could have run."""
+    context = getattr(handle, "_context", None)
+    if context is None or not is_entered(context):
+        return False
+    handle._context = context.copy()
+    return True
+
+
 class Handle(asyncio.Handle):
     """asyncio.Handle as it is outside debug mode, whose fields `call_soon` sets in place of `__init__`."""
 
     __slots__ = ()
     _source_traceback = None
+
+    def _run(self) -> None:
+        """For turns that are not ours, which may run inside a callback of the same context's."""
+        leave_entered_context(self)
+        super()._run()
 
 
 class TimerHandle(asyncio.TimerHandle):
@@ -275,8 +304,11 @@ __all__ = [
     "check_ssl_socket",
     "current_loop",
     "detach",
+    "enterable",
     "format_handle",
     "give_unread",
+    "is_entered",
+    "leave_entered_context",
     "logger",
     "popen",
     "replaced_run",

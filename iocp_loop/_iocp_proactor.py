@@ -75,17 +75,18 @@ class IocpProactor:
     # -- endpoints ---------------------------------------------------------------------------------------------
 
     def endpoint(self, conn: Any) -> Endpoint:
-        """The record of a socket or pipe object that somebody else owns; associated on first use."""
-        handle = conn.fileno()
+        """The record of a socket or pipe object that somebody else owns; associated on first use.
+
+        Raises OSError where it cannot be associated, and as `_pipes.handle_of` where it is no socket.
+        """
+        is_socket = isinstance(conn, socket.socket)
+        handle = conn.fileno() if is_socket else _pipes.handle_of(conn)
         known = self._known.get(handle)
         if known is not None and known[0]() is conn:
             return known[1]
         if handle < 0:
             raise _sockets.closed_error(conn)
-        if isinstance(conn, socket.socket):
-            endpoint = _sockets.register(self.core, conn)
-        else:
-            endpoint = _pipes.register(self.core, handle)
+        endpoint = _sockets.register(self.core, conn) if is_socket else _pipes.register(self.core, handle)
 
         def forget(_reference: Any) -> None:
             self.core.forget(endpoint)

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import socket
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, TypeVarTuple
 
 from . import _asyncio_private as private
@@ -59,7 +59,7 @@ class IocpEventLoop(BareSockets):
         if self.is_closed():
             return
         self.uncork()
-        self._signals.close()
+        self.signals.close()
         for listener in list(self._listeners.values()):
             listener.close()
         self._listeners.clear()
@@ -149,6 +149,7 @@ class IocpEventLoop(BareSockets):
         backlog: int = 100,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
+        context: Context | None = None,  # The server's own, from 3.15 on.
     ) -> None:
         is_tcp = _is_tcp(sock)  # And so is what it accepts.
 
@@ -165,7 +166,8 @@ class IocpEventLoop(BareSockets):
                 protocol, _, _ = self._make_ssl_protocol(protocol, sslcontext, None, options)
             StreamTransport(self, endpoint, conn, protocol, server=server, addresses=addresses)
 
-        self._listeners[sock] = Listener(self, sock, connect, backlog)
+        within = copy_context() if context is None else private.enterable(context)
+        self._listeners[sock] = within.run(Listener, self, sock, connect, backlog)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         listener = self._listeners.pop(sock, None)
@@ -349,11 +351,11 @@ class IocpEventLoop(BareSockets):
         self._check_closed()
         if asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
-        self._signals.add_handler(self, sig, callback, args)
+        self.signals.add_handler(self, sig, callback, args)
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Put the signal's default handling back; False if there was no handler of this loop's."""
-        return self._signals.remove_handler(sig)
+        return self.signals.remove_handler(sig)
 
 
 def _with_addresses(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, Any]:

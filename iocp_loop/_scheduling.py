@@ -4,6 +4,11 @@ asyncio's own, with less on the way. Handles are set up in place, without asking
 asked once per call; debug mode takes asyncio's own way). Timers are kept in a heap of tuples, because a heap of
 handles would compare them in Python, a dozen times for each of 100,000: `(when, number, handle)`, the number keeping
 those of one moment in the order they were asked for.
+
+Whoever asks for `_scheduled` gets what BaseEventLoop has there, a heap of handles, and may take from it and add to it:
+the timers are lent. In the heap of tuples they leave one that is always due: our next turn runs it, and it takes them
+back. Until then timers that are added go to the heap of tuples, and are lent when `_scheduled` is asked for again, or
+when a turn that is not ours waits (`_other_turns`).
 """
 
 import asyncio
@@ -37,6 +42,8 @@ class SchedulingLoop(private.BaseLoop):
 
     def __init__(self) -> None:
         self._timer_heap: list[Timer] = []
+        self._lent: list[Any] = []
+        self._returning: asyncio.TimerHandle | None = None  # takes back what is lent; None: nothing is
         self._number = itertools.count().__next__
         self._outstanding: Sized = ()  # the operations that are; whoever has a proactor says which
         super().__init__()
@@ -45,13 +52,49 @@ class SchedulingLoop(private.BaseLoop):
 
     @property
     def _scheduled(self) -> list[Any]:
-        """The timers' handles, as BaseEventLoop would keep them, for whoever looks: a copy."""
-        return [timer[2] for timer in self._timer_heap]
+        """The timers' handles, as BaseEventLoop keeps them; see the module's header."""
+        self._lend_timers()
+        return self._lent
 
     @_scheduled.setter
     def _scheduled(self, handles: list[Any]) -> None:
-        """BaseEventLoop begins with an empty list."""
-        assert not handles
+        """All the timers from now on: BaseEventLoop drops many cancelled ones so, and begins with none."""
+        self._timer_heap.clear()
+        self._returning = None
+        self._lent = handles
+        if handles:
+            self._leave_returning_timer()
+
+    def _lend_timers(self) -> None:
+        """All that are in the heap of tuples."""
+        heap, lent = self._timer_heap, self._lent
+        if len(heap) == 1 and heap[0][2] is self._returning:
+            return
+        added = [timer[2] for timer in sorted(heap) if timer[2] is not self._returning]
+        if lent:
+            for handle in added:
+                heapq.heappush(lent, handle)
+        else:
+            lent.extend(added)  # A list in order is a heap.
+        heap.clear()
+        self._leave_returning_timer()
+
+    def _leave_returning_timer(self) -> None:
+        if self._returning is None:
+            self._returning = asyncio.TimerHandle(0, self._take_timers_back, (), self, Context())
+        self._timer_heap.append((0, self._number(), self._returning))
+
+    def _take_timers_back(self) -> None:
+        heap, lent = self._timer_heap, sorted(self._lent, key=lambda handle: handle._when)
+        self._lent.clear()
+        heap[:] = [timer for timer in heap if timer[2] is not self._returning]
+        heapq.heapify(heap)
+        self._returning = None
+        for handle in lent:
+            handle._scheduled = True
+            heapq.heappush(heap, (handle._when, self._number(), handle))
+        # Others may have dropped cancelled ones, and not counted.
+        self._timer_cancelled_count = sum(timer[2]._cancelled for timer in self._timer_heap)
 
     def time(self) -> float:
         """Seconds on the performance counter, finer than the 15.6 ms tick that older Pythons' loops count in."""
@@ -59,6 +102,8 @@ class SchedulingLoop(private.BaseLoop):
 
     def close(self) -> None:
         self._timer_heap.clear()
+        self._lent.clear()
+        self._returning = None
         super().close()
 
     def call_soon(
@@ -189,6 +234,8 @@ class SchedulingLoop(private.BaseLoop):
 
     def _drop_cancelled_timers(self) -> None:
         """Those at the head of the heap, or all at once when they are many."""
+        if self._returning is not None:
+            self._take_timers_back()
         timers = self._timer_heap
         if len(timers) > TIMERS_KEPT_MAX and 2 * self._timer_cancelled_count > len(timers):
             kept = []
@@ -203,6 +250,9 @@ class SchedulingLoop(private.BaseLoop):
         while timers and timers[0][2]._cancelled:
             self._timer_cancelled_count -= 1
             heapq.heappop(timers)[2]._scheduled = False
+        if not timers:
+            # One that a turn that is not ours has run counts as one of the heap's, when it is cancelled later.
+            self._timer_cancelled_count = 0
 
 
 def _without_own_frame(handle: Any) -> Any:

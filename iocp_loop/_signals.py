@@ -60,6 +60,11 @@ class SignalWakeup:
         self._previous: int | None = None
         self._handlers: dict[int, tuple[asyncio.Handle, Any]] = {}
 
+    @property
+    def installed(self) -> bool:
+        """Whether ours is the process's wake-up descriptor."""
+        return self._previous is not None
+
     def install(self) -> None:
         """Become the process's wake-up descriptor, where that is allowed: else the loop runs without signals.
 
@@ -211,7 +216,7 @@ class SignalWakeup:
         self._submit(operation)
 
     def _replace(self) -> None:
-        installed = self._previous is not None
+        installed = self.installed
         self.uninstall()
         self._close_sockets()
         self._open()

@@ -12,6 +12,9 @@ than the delivery of a message; its semantics are asyncio's, and the contract te
   they sent is on the way then, and a quick peer's next message may be there already;
 * a timer is due when the clock has reached its time, never before;
 * cancelled timers are dropped when they reach the head of the heap, or all at once when they are many.
+
+A callback may run the loop again, where a program has allowed that: then what is left of a turn is done by the turn
+inside it. Turns that are not ours find in `_other_turns` what they need.
 """
 
 import asyncio
@@ -23,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _asyncio_private as private
 from ._operation import LifetimeError, OverlappedEx
+from ._other_turns import OtherTurns
 from ._proactor import Proactor, Settled
 from ._scheduling import SchedulingLoop
 from ._signals import SignalWakeup
@@ -47,9 +51,11 @@ class TurningLoop(SchedulingLoop):
         self.proactor = Proactor(concurrency=concurrency, kernel=kernel)
         self.proactor.on_stray = self._on_stray
         self._outstanding = self.proactor.pending
-        self._selector = self.proactor
-        self._signals = SignalWakeup(self.proactor, self._call_first)
-        self.turn = 0  # which one this is: a writer gathers what is written after the first time in it
+        self._selector = OtherTurns(self, self._deliver, self._deliver_slowly)
+        self.signals = SignalWakeup(self.proactor, self._call_first)
+        # Which one of ours this is: a writer gathers what is written after the first time in it. 0: none of ours, so
+        # nobody knows when it ends.
+        self.turn = 0
         self.corked: deque[Writer] = deque()  # those that have something to send at the end of the turn
         self.callbacks = self._ready  # those that are to run
         self.unarmed: deque[Reader] = deque()  # those that submit their receive when their callbacks have run
@@ -61,7 +67,7 @@ class TurningLoop(SchedulingLoop):
         self._check_running()
         hooks = sys.get_asyncgen_hooks()
         try:
-            self._signals.install()
+            self.signals.install()
             private.begin_running(self)
             while True:
                 self._run_once()
@@ -74,14 +80,28 @@ class TurningLoop(SchedulingLoop):
             self._finish_call_soon(exc)
             private.forget_stop(self._ready)
             if isinstance(exc, KeyboardInterrupt):
-                self._signals.interrupted = False  # Told by this one.
+                self.signals.interrupted = False  # Told by this one.
             raise
         finally:
-            self._signals.deliver_interrupt()  # One that has not had its turn.
+            self.signals.deliver_interrupt()  # One that has not had its turn.
 
     def _end_running(self, hooks: Any) -> None:
+        self.turn = 0
         private.end_running(self, hooks)
-        self._signals.uninstall()
+        self.signals.uninstall()
+
+    def time_to_wait(self, timeout: float | None) -> float | None:
+        """For a turn that is not ours: how long, when what was left of the turn before has been done."""
+        self._lend_timers()
+        while self._due:
+            # Of a turn of ours that runs around this one, or was ended by an interrupt.
+            self._ready.append(self._due.popleft())
+        if self._ready:
+            return 0
+        if self._lent:
+            remaining: float = max(0, self._lent[0]._when - self.time())
+            return remaining if timeout is None else min(timeout, remaining)
+        return timeout
 
     def _call_first(self, callback: Callable[[], None]) -> None:
         self._ready.appendleft(asyncio.Handle(callback, (), self, contextvars.Context()))
@@ -102,7 +122,7 @@ class TurningLoop(SchedulingLoop):
         else:
             timeout = None
         proactor = self.proactor
-        if queued and len(proactor.pending) <= self._signals.receives_pending and self._needs_no_look():
+        if queued and len(proactor.pending) <= self.signals.receives_pending and self._needs_no_look():
             settled = proactor.settled
         else:
             settled = proactor.select(timeout)
@@ -112,7 +132,7 @@ class TurningLoop(SchedulingLoop):
             # Only what was there: a callback that adds another must not keep the packets waiting.
             self._run_first(ready, queued)
         if settled:
-            self._process_events(settled)
+            self._deliver(settled)
         added = 0 if queued else len(ready)
         if self._due:
             self._run_first(self._due, len(self._due))
@@ -120,13 +140,13 @@ class TurningLoop(SchedulingLoop):
             self._run_first(ready, added)
         if self.corked or self.unarmed:
             # The callbacks of what was delivered have run; but where others were queued, they run in the next turn.
-            self._end_turn(waiting if queued else len(self.unarmed))
+            self.end_turn(waiting if queued else len(self.unarmed))
 
-    def _end_turn(self, receives: int) -> None:
+    def end_turn(self, receives: int) -> None:
         """Send what writers have gathered; then the first `receives` of those that waited for that are submitted."""
         self.uncork()
         unarmed = self.unarmed
-        for _ in range(receives):
+        for _ in range(min(receives, len(unarmed))):
             try:
                 # Taken out when it is done: a KeyboardInterrupt leaves it for the next turn.
                 unarmed[0].arm()
@@ -149,16 +169,17 @@ class TurningLoop(SchedulingLoop):
     def uncork(self) -> None:
         """Send what writers have gathered during the turn."""
         corked = self.corked
-        for _ in range(len(corked)):
+        for writer in tuple(corked):
             try:
-                # Taken out when it is done, as in `_end_turn`.
-                corked[0].uncork()
-                corked.popleft()
+                writer.uncork()
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
                 # A bug of ours, or of a socket that is not Python's: it concerns one connection and not the loop.
-                corked.popleft().transport.fatal_error(exc, "Fatal write error on transport")
+                writer.transport.fatal_error(exc, "Fatal write error on transport")
+            # Taken out when it is done, as in `end_turn`; a turn inside of resume_writing() may have done it.
+            if corked and corked[0] is writer:
+                corked.popleft()
 
     def _run_first(self, handles: deque[Any], count: int) -> None:
         run: Any = self._run_timed if self._debug else private.replaced_run()
@@ -169,7 +190,10 @@ class TurningLoop(SchedulingLoop):
         for _ in range(count):
             # The `try` stands before anything is taken: CPython protects the line of no `try` by the one around it.
             try:
-                handle = take()
+                try:
+                    handle = take()
+                except IndexError:
+                    break  # A turn inside one of them has run the rest.
                 if handle._cancelled:
                     continue
                 kind = handle.__class__
@@ -186,7 +210,10 @@ class TurningLoop(SchedulingLoop):
                     handles.appendleft(handle)
                 raise
             except BaseException as exc:
-                private.report_callback(self, handle, exc)
+                if handle is begun and private.leave_entered_context(handle):
+                    handles.appendleft(handle)  # Not begun: this turn runs inside a callback of the same context's.
+                else:
+                    private.report_callback(self, handle, exc)
         handle = begun = None  # Of a callback that raised, the traceback holds this frame: nothing may live on with it.
 
     def _run_timed(self, handle: asyncio.Handle) -> None:
@@ -210,8 +237,13 @@ class TurningLoop(SchedulingLoop):
             pass
 
     def _process_events(self, settled: deque[Settled]) -> None:
+        """For turns that are not ours: it calls nobody, as asyncio's, and queues what does."""
+        if settled:
+            self._ready.append(asyncio.Handle(self._deliver, (settled,), self, contextvars.Context()))
+
+    def _deliver(self, settled: deque[Settled]) -> None:
         if self._debug:
-            self._process_events_slowly(settled)
+            self._deliver_slowly(settled)
             return
         operation: Any
         begun: Any
@@ -233,19 +265,35 @@ class TurningLoop(SchedulingLoop):
                     settled.appendleft((operation, status, byte_count))
                 raise
             except BaseException as exc:
-                self._report_delivery(operation, exc)
+                if isinstance(exc, IndexError) and _is_of_this_frame(exc):
+                    break  # `take`: a turn inside one of the deliveries has made the others.
+                if context is not None and private.is_entered(context):
+                    # Not begun: this turn runs inside a callback of the same transport's.
+                    self._deliver_inside(context, operation, status, byte_count)
+                else:
+                    self._report_delivery(operation, exc)
         operation = begun = context = None  # As in `_run_first`.
 
-    def _process_events_slowly(self, settled: deque[Settled]) -> None:
+    def _deliver_inside(self, context: contextvars.Context, operation: Any, status: int, byte_count: int) -> None:
+        try:
+            context.copy().run(operation.deliver, operation, status, byte_count)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as exc:
+            self._report_delivery(operation, exc)
+
+    def _deliver_slowly(self, settled: deque[Settled]) -> None:
         """Debug mode: one by one, each timed, because no Handle does it for a directly delivered callback."""
         one: Any
         operation: Any
         deliver: Any
         context: Any
         for _ in range(len(settled)):
+            if not settled:
+                break  # As in `_run_first`.
             one = settled.popleft()
             operation = one[0]
-            deliver, context = operation.deliver, operation.context or contextvars.copy_context()
+            deliver, context = operation.deliver, private.enterable(operation.context or contextvars.copy_context())
             started = self.time()
             try:
                 context.run(deliver, *one)
@@ -274,6 +322,12 @@ class TurningLoop(SchedulingLoop):
 
     def _on_stray(self, error: LifetimeError) -> None:
         self.call_exception_handler({"message": str(error), "exception": error})
+
+
+def _is_of_this_frame(exc: BaseException) -> bool:
+    """Whether an exception came out of no other Python function than the one that has caught it."""
+    trace = exc.__traceback__
+    return trace is None or trace.tb_next is None
 
 
 def _is_undelivered(operation: OverlappedEx) -> bool:

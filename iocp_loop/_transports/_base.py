@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _asyncio_private as private
 from .._endpoint import Endpoint
+from .._operation import OverlappedEx
 from ._repeatable import repeatable
 
 if TYPE_CHECKING:
@@ -180,3 +181,7 @@ class EndpointTransport(asyncio.Transport):
     def _release(self) -> None:
         """Give all memory back, and break every cycle: nothing is outstanding any more."""
         raise NotImplementedError
+
+
+def ignore(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:
+    """The sink of an operation whose transport is gone."""

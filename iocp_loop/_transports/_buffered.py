@@ -15,25 +15,38 @@ if TYPE_CHECKING:
 DIRECT_ROUNDS_MAX = 8
 
 
-def feed(protocol: Any, data: bytes, keep: Callable[[bytes], None]) -> None:
-    """Copy data into the protocol's buffer, in as many rounds as its buffers need.
+def deliver(reader: "Reader", data: bytes, receive_into: Callable[[Any], int] | None) -> None:
+    """Give the reader's BufferedProtocol all of `data`; what it raises ends the connection.
 
     Args:
-        protocol: whose get_buffer() and buffer_updated() are called; what they raise is raised.
-        data: all of it, in order.
-        keep: called with the rest, where a KeyboardInterrupt or SystemExit comes out of the protocol.
+        reader: whose protocol it is for.
+        data: what was received.
+        receive_into: the socket's own call, where more is waiting than the reader's buffer held.
     """
-    rest = memoryview(data)
+    try:
+        _feed(reader, data)
+        if receive_into is not None:
+            receive_directly(reader, receive_into)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as exc:
+        reader.transport.fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
+
+
+def _feed(reader: "Reader", data: bytes) -> None:
+    """Copy data into the protocol's buffer, in as many rounds as its buffers need."""
+    protocol, rest = reader.protocol, memoryview(data)
     try:
         while rest:
             target = _buffer_of(protocol, len(rest))
             count = min(len(target), len(rest))
             target[:count] = rest[:count]
             rest = rest[count:]
+            reader.unfed = len(rest)
             protocol.buffer_updated(count)
     except (SystemExit, KeyboardInterrupt):
         if rest:
-            keep(bytes(rest))
+            reader.keep_for_later(bytes(rest))
         raise
 
 

@@ -43,9 +43,8 @@ from .._endpoint import Endpoint
 from .._operation import OverlappedEx
 from .._win32 import sockaddr
 from .._win32.constants import WsaError
-from ._base import EndpointTransport
+from ._base import EndpointTransport, ignore
 from ._flow import FlowControl
-from ._reader import ignore
 from ._repeatable import repeatable
 
 if TYPE_CHECKING:
@@ -107,6 +106,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
 
     __slots__ = (
         "_address",
+        "_ahead",
         "_errors_in_a_row",
         "_flow",
         "_proactor",
@@ -144,6 +144,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         self.reception, self.sending = NEW, DIRECT
         self._receive: OverlappedEx | None = None
         self._send: OverlappedEx | None = None  # in FLUSHING: the one whose packet ends it
+        self._ahead = 0  # deliveries under way whose next receive was submitted ahead; see `_reader`
         self._errors_in_a_row = 0
         self._queue: deque[tuple[bytes, bytes]] = deque()  # data and packed address; b"" for the connected peer
         self._queued_size = 0
@@ -233,21 +234,35 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             self._report_and_arm_later(exc)
             return
         if status:
-            self._on_receive_error(_sockets.error_of(operation, status))
+            self._on_receive_error(operation, status)
             return
         told = None
         try:
             self._errors_in_a_row = 0
             (told := self._protocol).datagram_received(data, sender if sender is not None else self._address)
-            if self.reception is BURST:
+            if self.reception is BURST and not self._ahead:
                 self._receive_burst(operation.buffer)
-            self._arm()
+            if not self._ahead or not self._was_armed_ahead(operation):
+                self._arm()
         except BaseException:
             # Also after an exception in the protocol: it is reported, and reception goes on. Where an interrupt came
             # before the protocol was called, the loop delivers again.
-            if told is not None and self.awaits(operation):
+            if told is not None and not self._was_armed_ahead(operation) and self.awaits(operation):
                 self._arm()
             raise
+
+    def arm_ahead(self, operation: OverlappedEx) -> None:
+        """As the same of `Reader`."""
+        if operation is self._receive and self.awaits(operation):
+            self._ahead += 1
+            self._arm()
+
+    def _was_armed_ahead(self, operation: OverlappedEx) -> bool:
+        """Whether it is not for the delivery that ends now to submit the next receive."""
+        if not self._ahead or self.awaits(operation):
+            return False  # Or that was for one around it.
+        self._ahead -= 1
+        return True
 
     def _receive_burst(self, buffer: Any) -> None:
         """The last receive was served at once: datagrams are queueing up. Take them by the socket's own call.
@@ -257,7 +272,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
                 would cost more than the copy.
         """
         for _ in range(BURST_MAX):
-            if self.reception is STOPPED:
+            if self.reception is STOPPED or self._ahead:
                 return
             try:
                 byte_count, sender = self._handle.recvfrom_into(buffer)
@@ -269,7 +284,8 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
                 continue
             self._protocol.datagram_received(buffer[:byte_count], sender if sender is not None else self._address)
 
-    def _on_receive_error(self, error: OSError) -> None:
+    def _on_receive_error(self, operation: OverlappedEx, status: int) -> None:
+        error = _sockets.error_of(operation, status)
         code = getattr(error, "winerror", None)
         self._errors_in_a_row += 1
         if code == WsaError.NOTSOCK:
@@ -278,7 +294,9 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         try:
             self._tell_error(error)
         finally:
-            if code in _RECOVERABLE and self._errors_in_a_row <= _ERRORS_IN_A_ROW_MAX:
+            if self._was_armed_ahead(operation):
+                pass  # The protocol has run the loop.
+            elif code in _RECOVERABLE and self._errors_in_a_row <= _ERRORS_IN_A_ROW_MAX:
                 self._arm()
             else:
                 self._arm_later()

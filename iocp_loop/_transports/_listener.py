@@ -21,7 +21,7 @@ from .. import _sockets
 from .._operation import OverlappedEx
 from .._win32 import sockaddr
 from .._win32.constants import NTSTATUS_WIN32_FACILITY, Error, WsaError
-from ._reader import ignore
+from ._base import ignore
 from ._repeatable import repeatable
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ class MessageReader(Reader):
             if not status and self._parts and not isinstance(exc, Exception):
                 # An interrupt: whole, and not delivered.
                 self.transport.loop.call_soon(self._deliver_message, context=self.transport.context)
-            if self.awaits(self._operation):
+            if self._ahead or self.awaits(self._operation):
                 self._arm_after_callbacks()
             raise
 

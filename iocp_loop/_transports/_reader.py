@@ -11,6 +11,8 @@ the callback did or raised; where it cannot be submitted, the connection ends wi
 notice one that is deaf. Where the data woke a task, the receive is submitted when the task has run (DUE): its answer is
 on the way then, and the peer's next message may be there already, so that the receive need not wait in the kernel.
 
+Where a callback runs the loop again (`_other_turns`), the receive is submitted ahead, and not when its delivery ends.
+
 The receive buffer follows the traffic: up to 512 KiB while receives come back full, 2 KiB while they are small, none
 while nothing comes. A buffer that was filled becomes the message itself, uncopied, and the next receive has a new one.
 """
@@ -26,22 +28,9 @@ from .._operation import OverlappedEx
 from .._sockets import Outcome, error_of, winerror_of
 from .._win32.constants import Error
 from .._win32.memory import address_of
-from ._buffered import feed, receive_directly
-from ._reading import (
-    AWAKE,
-    BEHIND,
-    DUE,
-    ENDED,
-    HELD,
-    IDLE,
-    OUT,
-    PAUSED,
-    QUIET,
-    RESTING,
-    SHEDDING,
-    STOPPED,
-    STRAIGHT,
-)
+from ._base import ignore
+from ._buffered import deliver
+from ._reading import AWAKE, BEHIND, DUE, ENDED, HELD, IDLE, OUT, PAUSED, QUIET, RESTING, SHEDDING, STOPPED, STRAIGHT
 from ._repeatable import repeatable
 
 if TYPE_CHECKING:
@@ -61,11 +50,13 @@ class Reader:
 
     Attributes:
         protocol, buffered: who gets the data; set by `set_protocol`.
+        unfed: bytes that a BufferedProtocol has still to be given of those that are being delivered.
         receive, delivery: see `_reading`.
         transport: whose half this is; for reports, too.
     """
 
     __slots__ = (
+        "_ahead",
         "_callbacks",
         "_can_rest",
         "_direct",
@@ -84,6 +75,7 @@ class Reader:
         "protocol",
         "receive",
         "transport",
+        "unfed",
     )
 
     def __init__(self, transport: "StreamTransport", endpoint: Endpoint, verbs: ModuleType, direct: Any) -> None:
@@ -99,8 +91,9 @@ class Reader:
         self._operation: Any = None
         self.receive = IDLE
         self.delivery = STRAIGHT
+        self._ahead = 0  # deliveries under way whose next receive was submitted ahead
         self._held = (0, 0)  # in HELD: status and byte count
-        self._size = self._size_class = self._small_receives = 0
+        self._size = self._size_class = self._small_receives = self.unfed = 0
         self.protocol: Any = None
         self.buffered = False
         # Data go straight to data_received(): the hot path tests this one flag for all that may speak against it.
@@ -116,12 +109,12 @@ class Reader:
         self._decide_plain()
 
     def _decide_plain(self) -> None:
-        self._plain = self.delivery is STRAIGHT and self._idleness is AWAKE and not self.buffered
+        self._plain = self.delivery is STRAIGHT and self._idleness is AWAKE and not (self.buffered or self._ahead)
 
     @property
     def feeds(self) -> bool:
-        """Whether a BufferedProtocol wants data now."""
-        return self.buffered and self.delivery is STRAIGHT
+        """Whether a BufferedProtocol wants data now, by the socket's own call."""
+        return self.buffered and self.delivery is STRAIGHT and not self._ahead
 
     def expect_nothing(self) -> None:
         """To ENDED from the beginning: this handle is not to be read from."""
@@ -293,8 +286,8 @@ class Reader:
         if told is None:
             if data is None or isinstance(exc, Exception):
                 return  # Delivered again; or no memory, and whoever looks next finds the receive with nobody.
-            self._keep_for_later(data)
-        if self.awaits(self._operation):
+            self.keep_for_later(data)
+        if self._ahead or self.awaits(self._operation):
             self._arm_after_callbacks()
 
     def awaits(self, operation: OverlappedEx) -> bool:
@@ -312,11 +305,25 @@ class Reader:
         self._fail(exc)
         return True
 
+    def arm_ahead(self, operation: OverlappedEx) -> None:
+        """The protocol is being told, and runs the loop: what it waits for may be the next bytes."""
+        if self.awaits(operation) and self.delivery is STRAIGHT and not self.unfed:
+            self._ahead += 1
+            self._plain = False
+            self.receive = IDLE
+            self.arm()
+
     def _arm_after_callbacks(self) -> None:
         """The protocol has had its result; when the callbacks that it may have asked for have run, arm again.
 
         OUT until then: an interrupt here finds that the receive is still awaited.
         """
+        if self._ahead and not self.awaits(self._operation):
+            # Submitted ahead, or never again. (Otherwise that was for a delivery around this one.)
+            if self._operation is not None:
+                self._ahead -= 1
+                self._decide_plain()
+            return
         if self._callbacks:
             self.transport.loop.unarmed.append(self)
             self.receive = DUE
@@ -388,16 +395,9 @@ class Reader:
             self.transport.close()
 
     def _feed_buffered(self, data: bytes, filled: bool) -> None:
-        try:
-            feed(self.protocol, data, self._keep_for_later)
-            if filled and self._direct is not None and self._size_class >= DIRECT_CLASS:
-                receive_directly(self, self._direct)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as exc:
-            self.transport.fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
+        deliver(self, data, self._direct if filled and self._size_class >= DIRECT_CLASS else None)
 
-    def _keep_for_later(self, rest: bytes) -> None:
+    def keep_for_later(self, rest: bytes) -> None:
         """An interrupt ended the delivery in the middle: it ends the loop's run, and not the stream."""
         self._endpoint.leftover = rest + self._endpoint.leftover
         if self.delivery is STRAIGHT:
@@ -485,6 +485,7 @@ class Reader:
     def release(self) -> None:
         """Give the memory back; the endpoint is closed, so nothing is outstanding."""
         operation, self._operation = self._operation, None
+        self._ahead = 1  # For a delivery that is under way: its callback has run the loop until now.
         if operation is not None:
             operation.deliver = ignore  # Breaks the cycle with this reader.
             if self._can_rest and self._idleness is not RESTING:
@@ -494,7 +495,3 @@ class Reader:
             self._proactor.release(operation)
         # With these gone, a closed connection is freed at once, and not when the collector comes round.
         self.protocol = self.transport = None  # type: ignore[assignment]
-
-
-def ignore(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:
-    """The sink of an operation whose transport is gone."""

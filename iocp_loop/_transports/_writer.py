@@ -41,6 +41,9 @@ CORKED_SIZE_MAX for a peer that was seen to read: what the kernel had refused wa
 than a kernel keeps. For any other peer it is CORKED_SIZE_MIN, because it may be one that never reads, and what was
 gathered for it would stay with us.
 
+While no turn of ours runs, nothing is gathered: nobody knows when what runs instead will end, or whether the loop is
+run again at all.
+
 No callback of the program runs while a method here is under way: pause_writing() is the last thing a write does, and
 resume_writing() the last of a packet's delivery or of a turn's end. Each may write, close, abort or raise.
 """
@@ -55,8 +58,8 @@ from .. import _asyncio_private as private
 from .._endpoint import Endpoint
 from .._operation import OverlappedEx
 from .._sockets import error_of
+from ._base import ignore
 from ._flow import HIGH_WATER_DEFAULT, FlowControl
-from ._reader import ignore
 from ._send_queue import SendQueue
 
 if TYPE_CHECKING:
@@ -298,12 +301,15 @@ class Writer:
 
     def _has_spent(self) -> bool:
         """Whether this turn has sent all that one may before it ends."""
-        if self._spent_turn != self._loop.turn:
-            self._spent_turn, self._spent = self._loop.turn, 0
+        turn = self._loop.turn
+        if self._spent_turn != turn or not turn:
+            self._spent_turn, self._spent = turn, 0
         return self._spent >= TURN_SIZE_MAX
 
     def _corked_limit(self) -> int:
         """How much is gathered before it is sent."""
+        if not self._loop.turn:
+            return 0
         if self.flow.was_set:
             return min(self.flow.high, CORKED_SIZE_MAX)
         return CORKED_SIZE_MAX if self._taken >= PROOF_SIZE else CORKED_SIZE_MIN
@@ -315,7 +321,8 @@ class Writer:
             return
         self._send_gathered()
         if self.flow.paused and self.phase is not LOST:
-            self.transport.context.run(self.flow.shrunk, self.queued_size)
+            # A callback of the same transport's may run the loop, and this inside it.
+            private.enterable(self.transport.context).run(self.flow.shrunk, self.queued_size)
 
     def _send_gathered(self) -> None:
         """From CORKED: send the queue, and rest if the kernel takes all of it."""

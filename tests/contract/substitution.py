@@ -15,6 +15,7 @@ from collections import Counter
 from typing import Any
 
 import iocp_loop
+from iocp_loop._other_turns import OtherTurns
 from iocp_loop._transports._pipe import PipeServer
 
 StdlibLoop = windows_events.ProactorEventLoop
@@ -61,7 +62,7 @@ class LoopWithSelector(iocp_loop.IocpEventLoop):
     @_selector.setter
     def _selector(self, selector: Any) -> None:
         self._waits_on = selector
-        if selector is not self.proactor:
+        if not isinstance(selector, OtherTurns):
             self.proactor.select = selector.select  # type: ignore[method-assign]
 
 

@@ -59,7 +59,7 @@ MODULES = (
 _SELECTOR = "it makes a SelectorEventLoop, by that name"
 _INTERNALS = "it drives the standard library's own transports and loop class with a mock in the place of the proactor"
 
-_BACK = "it puts timers into the loop's own heap behind its back; `_scheduled` shows a copy of ours"
+_BACK = "it puts timers into the loop's own heap behind its back; our turn takes back what was lent, and runs it in the next"
 _HOOKS = "it replaces the loop's hooks by mocks, and counts on asyncio's turn calling them as it does"
 
 # (module, loop or "*") -> what is left out -> the reason.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import gc
 import socket
@@ -390,3 +391,22 @@ async def test_accepts_that_fail_all_the_time_do_not_keep_the_loop_busy_and_end_
         with client(address) as sock:
             sock.sendall(b"two")
             assert await asyncio.to_thread(sock.recv, 3) == b"two"
+
+
+async def test_the_protocol_factory_runs_in_the_context_that_the_server_names():
+    """asyncio's servers name one from 3.15 on."""
+    variable = contextvars.ContextVar("variable", default="the loop's")
+    context = contextvars.copy_context()
+    context.run(variable.set, "the server's")
+    seen = []
+
+    def make():
+        seen.append(variable.get())
+        return Echo()
+
+    sock = socket.create_server((LOCALHOST, 0))
+    sock.setblocking(False)
+    here()._start_serving(make, sock, context=context)
+    await still_serves(sock.getsockname())
+    here()._stop_serving(sock)
+    assert seen == ["the server's"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import msvcrt
 import multiprocessing
 import os
 import socket
@@ -46,6 +47,18 @@ async def test_an_end_of_a_multiprocessing_pipe_sends_bytes_once_and_as_they_are
     await protocol.gone()
     await other.gone()
     assert other.received == b"once"
+
+
+async def test_the_proactors_methods_take_a_file_for_the_handle_behind_its_descriptor():
+    """Of a pipe that was opened for overlapped I/O; the descriptor's own number is no handle, or somebody else's."""
+    address = r"\\.\pipe\test-file-" + str(os.getpid())
+    (server,) = await here().start_serving_pipe(Recorder, address)
+    handle = _pipes.open_client(here().proactor.kernel, address)
+    with open(msvcrt.open_osfhandle(handle, 0), "r+b", buffering=0) as file:
+        proactor = here()._proactor
+        assert proactor.endpoint(file).handle == handle
+        assert await proactor.send(file, b"hello") == 5
+    server.close()
 
 
 class Proxy:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from iocp_loop import _operation
+from iocp_loop import _operation, _pipes
 
 # So that an assertion in there says what it saw.
 pytest.register_assert_rewrite("fakes")
@@ -33,6 +33,12 @@ def schedules(request: pytest.FixtureRequest) -> Callable[..., None]:
                 raise
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def fakes_have_handles(monkeypatch):
+    """As asyncio's pipes: `handle_of` asks by type."""
+    monkeypatch.setattr(_pipes, "_WITH_HANDLES", (*_pipes._WITH_HANDLES, ("fakes.handles", "FakeHandle")))
 
 
 @pytest.fixture(autouse=True)

@@ -38,6 +38,7 @@ LEVELS = {
     "_futures": 4,
     "_loop": 5,
     "_turn": 5,
+    "_other_turns": 5,
     "_bare_sockets": 5,
     "_scheduling": 5,
     "_signals": 5,
