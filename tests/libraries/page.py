@@ -29,7 +29,7 @@ says nothing about either loop but that they agree.
   process that runs the tests: by policy, and, but for the libraries marked *, by the name `asyncio.ProactorEventLoop`.
   A process that a test starts has the standard library's loop.
 - What differs is run twice more, alone, on both loops. *Unsteady* is what does not come out the same each time.
-- A test that takes longer than half a minute is ended, and counts as failed.
+- A test that takes longer than half a minute, or the limit in the table, is ended, and counts as failed.
 """
 
 COLUMNS = ("library", "version", "tests", "passed on both", "skipped on both", "failing on both", "only on ours fails",

@@ -22,6 +22,7 @@ class Library(NamedTuple):
         excluded: what is run on neither loop, and why. Node ids, or what they begin with up to "::" or "[".
         as_proactor: whether asyncio.ProactorEventLoop is our loop then. Where a library asks whether its loop is one,
             it must not be: users' loops are not.
+        needs: a variable of the environment that says where a server for the tests runs; "" if they need none.
         test_limit_s: a test that takes longer hangs.
         limit_s: for all of them, on one loop.
         ours: tests that fail on our loop only, as in `excluded`, and the cause.
@@ -37,6 +38,7 @@ class Library(NamedTuple):
     arguments: tuple[str, ...]
     excluded: dict[str, str] = {}
     as_proactor: bool = True
+    needs: str = ""
     test_limit_s: float = 30
     limit_s: float = 600
     ours: dict[str, str] = {}
@@ -201,7 +203,44 @@ LIBRARIES = (
         "asyncssh",
         ("aiofiles", "bcrypt", "ifaddr", "pyOpenSSL", "pytest", "pywin32"),
         ("tests",),
+        excluded={
+            "tests/test_public_key.py": "it makes no loop, and has tests that take minutes",
+            **dict.fromkeys(
+                (
+                    "tests/test_sftp.py::_TestSFTP::test_sparse_copy",
+                    "tests/test_sftp.py::_TestSFTPAsync::test_sparse_copy",
+                ),
+                "they copy a file of four gigabytes, which is not sparse under Wine",
+            ),
+        },
+        # Many classes make keys of every kind before their first test.
+        test_limit_s=60,
         limit_s=1800,
+        ours={
+            **dict.fromkeys(
+                (
+                    "tests/test_channel.py::_TestChannel::test_invalid_term_type",
+                    "tests/test_channel.py::_TestChannel::test_term_modes_incomplete",
+                    "tests/test_connection.py::_TestConnection::test_server_ext_info",
+                    "tests/test_connection.py::_TestConnection::test_service_request_before_kex_complete",
+                    "tests/test_connection.py::_TestConnection::test_userauth_before_kex_complete",
+                ),
+                "the server writes why it ends the connection, and aborts it in a callback, which resets it. Our loop runs "
+                "a callback that a delivery asks for in the same turn, the standard library's after another look at the "
+                "port: by then the client's receive has the bytes. Under Wine, as it seems, the reset overtakes them. "
+                "With one look more the tests pass",
+            ),
+            **dict.fromkeys(
+                (
+                    "tests/test_sftp.py::_TestSCP",
+                    "tests/test_sftp.py::_TestSCPAsync",
+                    "tests/test_sftp.py::_TestSCPCoroutine",
+                ),
+                "the test before cancels a copy and removes the file at once, which Windows refuses while the server has it "
+                "open: how many turns later the server closes it is promised by no loop. Alone, the test passes",
+            ),
+        },
+        both="times, modes and links of files, which Wine or Windows has not as POSIX has",
     ),
     Library(
         "aiohttp",
@@ -223,6 +262,26 @@ LIBRARIES = (
             "zlib-ng",
         ),
         ("-o", "addopts=", "-m", "not dev_mode and not autobahn and not internal", "-k", "not benchmark", "tests"),
+        limit_s=1800,
+    ),
+    Library(
+        "pyzmq",
+        "27.3.0",
+        "bbedb3d1d99babc625f1dd9d7438acefd442b36b75073fd6bc1ef7c0a4b96d56",
+        "zmq",
+        ("pytest", "pytest-asyncio", "tornado"),
+        ("-o", "addopts=", "tests/test_asyncio.py", "tests/test_ioloop.py", "tests/test_zmqstream.py"),
+        as_proactor=False,
+    ),
+    Library(
+        "asyncpg",
+        "0.32.0",
+        "45e64e56714d888330b884aad1dfb363d0bf43fb343e3d1a8968525f3bade478",
+        "asyncpg",
+        ("pytest",),
+        ("-o", "addopts=", "tests"),
+        excluded={"tests/test__sourcecode.py": "it is about how the source is formatted"},
+        needs="PGHOST",
         limit_s=1800,
     ),
 )
