@@ -95,10 +95,11 @@ LIBRARIES = (
         "src",
         ("anyio[trio]", "hypothesis", "psutil", "pytest", "pytest-mock", "pytest-timeout", "trustme", "truststore"),
         # trio has a loop of its own, and so has winloop, which is not installed; "eager" is every test again with another
-        # factory of tasks. The other modules are about files, threads, tasks, imports and the plug-in for pytest.
+        # factory of tasks. Names have no IPv6 address under Wine, which is found out slowly. The other modules are about
+        # files, threads, tasks, imports and the plug-in for pytest.
         (
             "-k",
-            "not trio and not winloop and not eager",
+            "not trio and not winloop and not eager and not ipv6 and not dualstack",
             "tests/streams/test_tls.py",
             "tests/test_eventloop.py",
             "tests/test_signals.py",
@@ -111,6 +112,21 @@ LIBRARIES = (
             "most wait for ever on the standard library's loop, which takes hours; on ours those over IPv4 pass",
         ),
         limit_s=1800,
+        ours={
+            "tests/test_sockets.py::TestTCPStream::test_receive_exception_cause_preserved": (
+                "the reset is there before our first receive, which follows what waits for the connection; Wine 8 then "
+                "answers end of file (docs/wine.md)"
+            )
+        },
+        stdlib={
+            "tests/test_sockets.py::TestTCPStream::test_happy_eyeballs_refcycles": (
+                "its future of a failed connect is part of a cycle"
+            ),
+            "tests/test_sockets.py::test_deprecated_wait_socket": (
+                "it has no `add_reader`; anyio's thread with a selector meets a socket that is closed"
+            ),
+        },
+        both="names without an IPv6 address, where two listeners are expected; faults of TLS that are not noticed",
     ),
     Library(
         "tornado",
