@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from table import LIBRARIES, Library, reason
+from table import LEFT_OUT, LIBRARIES, Library, reason
 
 RESULTS = Path(__file__).resolve().parent / "results"
 UNEXPLAINED = "not looked into yet"
@@ -29,7 +29,7 @@ says nothing about either loop but that they agree.
   process that runs the tests: by policy, and, but for the libraries marked *, by the name `asyncio.ProactorEventLoop`.
   A process that a test starts has the standard library's loop.
 - What differs is run twice more, alone, on both loops. *Unsteady* is what does not come out the same each time.
-- A test that takes longer than half a minute is ended, and counts as failed.
+- A test that takes longer than half a minute, or the limit in the table, is ended, and counts as failed.
 """
 
 COLUMNS = ("library", "version", "tests", "passed on both", "skipped on both", "failing on both", "only on ours fails",
@@ -42,7 +42,7 @@ def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
 
 
 def page(libraries: tuple[Library, ...], results: dict[str, dict[str, Any]]) -> str:
-    """All of it; libraries without a result are left out."""
+    """All of it."""
     shown = [(library, results[library.name]) for library in libraries if library.name in results]
     systems = _joined(sorted({found["system"] for _, found in shown}))
     pythons = _joined(sorted({found["python"] for _, found in shown}))
@@ -52,6 +52,9 @@ def page(libraries: tuple[Library, ...], results: dict[str, dict[str, Any]]) -> 
         remarks = [*_differences(library, found), *_common(library, found), *_left_out(library), *_problems(found)]
         if remarks:
             parts.append("\n".join([f"\n## {library.name}\n", *remarks, ""]))
+    reasons = [f"- {name}: {why}." for name, why in LEFT_OUT.items()]
+    reasons += [f"- {library.name}: not run yet." for library in libraries if library.name not in results]
+    parts.append("\n".join(["\n## Libraries that were not run\n", *reasons]))
     return "\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 

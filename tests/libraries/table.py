@@ -22,6 +22,7 @@ class Library(NamedTuple):
         excluded: what is run on neither loop, and why. Node ids, or what they begin with up to "::" or "[".
         as_proactor: whether asyncio.ProactorEventLoop is our loop then. Where a library asks whether its loop is one,
             it must not be: users' loops are not.
+        needs: a variable of the environment that says where a server for the tests runs; "" if they need none.
         test_limit_s: a test that takes longer hangs.
         limit_s: for all of them, on one loop.
         ours: tests that fail on our loop only, as in `excluded`, and the cause.
@@ -37,6 +38,7 @@ class Library(NamedTuple):
     arguments: tuple[str, ...]
     excluded: dict[str, str] = {}
     as_proactor: bool = True
+    needs: str = ""
     test_limit_s: float = 30
     limit_s: float = 600
     ours: dict[str, str] = {}
@@ -44,8 +46,13 @@ class Library(NamedTuple):
     both: str = ""
 
 
-# Not here: websockets and aiocoap, whose source distributions leave out the tests that make loops, or what these import;
-# aioquic, whose tests want "localhost" to be ::1 and wait for ever, on either loop, where it is not.
+# Libraries that are not run, and why.
+LEFT_OUT = {
+    "websockets": "its source distributions leave out the tests that make loops; the newest has none at all",
+    "aiocoap": "its source distribution leaves out the modules that its tests import, `common` and `fixtures`",
+    "aioquic": 'its tests want "localhost" to be ::1, and wait for ever, on either loop, where it is not',
+}
+
 LIBRARIES = (
     Library(
         "janus",
@@ -87,26 +94,39 @@ LIBRARIES = (
         "59bb03251907983d1603d27c3087ddb1e93299ea2163adcdba37899a4fb12ffb",
         "src",
         ("anyio[trio]", "hypothesis", "psutil", "pytest", "pytest-mock", "pytest-timeout", "trustme", "truststore"),
-        # trio has a loop of its own, and so has winloop, which is not installed. The other modules have hundreds of
-        # tests of files, of imports and of the plug-in for pytest.
+        # trio has a loop of its own, and so has winloop, which is not installed; "eager" is every test again with another
+        # factory of tasks. Names have no IPv6 address under Wine, which is found out slowly. The other modules are about
+        # files, threads, tasks, imports and the plug-in for pytest.
         (
             "-k",
-            "not trio and not winloop",
-            "tests/streams",
+            "not trio and not winloop and not eager and not ipv6 and not dualstack",
+            "tests/streams/test_tls.py",
+            "tests/test_eventloop.py",
+            "tests/test_signals.py",
             "tests/test_sockets.py",
             "tests/test_subprocesses.py",
-            "tests/test_eventloop.py",
-            "tests/test_from_thread.py",
-            "tests/test_signals.py",
-            "tests/test_taskgroups.py",
             "tests/test_to_process.py",
-            "tests/test_to_thread.py",
         ),
         excluded=dict.fromkeys(
             ("tests/test_sockets.py::TestUDPSocket", "tests/test_sockets.py::TestConnectedUDPSocket"),
             "most wait for ever on the standard library's loop, which takes hours; on ours those over IPv4 pass",
         ),
         limit_s=1800,
+        ours={
+            "tests/test_sockets.py::TestTCPStream::test_receive_exception_cause_preserved": (
+                "the reset is there before our first receive, which follows what waits for the connection; Wine 8 then "
+                "answers end of file (docs/wine.md)"
+            )
+        },
+        stdlib={
+            "tests/test_sockets.py::TestTCPStream::test_happy_eyeballs_refcycles": (
+                "its future of a failed connect is part of a cycle"
+            ),
+            "tests/test_sockets.py::test_deprecated_wait_socket": (
+                "it has no `add_reader`; anyio's thread with a selector meets a socket that is closed"
+            ),
+        },
+        both="names without an IPv6 address, where two listeners are expected; faults of TLS that are not noticed",
     ),
     Library(
         "tornado",
@@ -201,7 +221,44 @@ LIBRARIES = (
         "asyncssh",
         ("aiofiles", "bcrypt", "ifaddr", "pyOpenSSL", "pytest", "pywin32"),
         ("tests",),
+        excluded={
+            "tests/test_public_key.py": "it makes no loop, and has tests that take minutes",
+            **dict.fromkeys(
+                (
+                    "tests/test_sftp.py::_TestSFTP::test_sparse_copy",
+                    "tests/test_sftp.py::_TestSFTPAsync::test_sparse_copy",
+                ),
+                "they copy a file of four gigabytes, which is not sparse under Wine",
+            ),
+        },
+        # Many classes make keys of every kind before their first test.
+        test_limit_s=60,
         limit_s=1800,
+        ours={
+            **dict.fromkeys(
+                (
+                    "tests/test_channel.py::_TestChannel::test_invalid_term_type",
+                    "tests/test_channel.py::_TestChannel::test_term_modes_incomplete",
+                    "tests/test_connection.py::_TestConnection::test_server_ext_info",
+                    "tests/test_connection.py::_TestConnection::test_service_request_before_kex_complete",
+                    "tests/test_connection.py::_TestConnection::test_userauth_before_kex_complete",
+                ),
+                "the server writes why it ends the connection, and aborts it in a callback, which resets it. Our loop runs "
+                "a callback that a delivery asks for in the same turn, the standard library's after another look at the "
+                "port: by then the client's receive has the bytes. Under Wine, as it seems, the reset overtakes them. "
+                "With one look more the tests pass",
+            ),
+            **dict.fromkeys(
+                (
+                    "tests/test_sftp.py::_TestSCP",
+                    "tests/test_sftp.py::_TestSCPAsync",
+                    "tests/test_sftp.py::_TestSCPCoroutine",
+                ),
+                "the test before cancels a copy and removes the file at once, which Windows refuses while the server has it "
+                "open: how many turns later the server closes it is promised by no loop. Alone, the test passes",
+            ),
+        },
+        both="times, modes and links of files, which Wine or Windows has not as POSIX has",
     ),
     Library(
         "aiohttp",
@@ -222,7 +279,55 @@ LIBRARIES = (
             "trustme",
             "zlib-ng",
         ),
-        ("-o", "addopts=", "-m", "not dev_mode and not autobahn and not internal", "-k", "not benchmark", "tests"),
+        # The modules that make connections. The other ones, of parsers, headers and cookies, have thousands of tests.
+        (
+            "-o",
+            "addopts=",
+            # Its configuration has a setting of a plug-in, which is not installed, and makes errors of warnings.
+            "-W",
+            "ignore::pytest.PytestConfigWarning",
+            "-m",
+            "not dev_mode and not autobahn and not internal",
+            "tests/test_client_functional.py",
+            "tests/test_client_ws_functional.py",
+            "tests/test_connector.py",
+            "tests/test_proxy_functional.py",
+            "tests/test_run_app.py",
+            "tests/test_web_functional.py",
+            "tests/test_web_sendfile_functional.py",
+            "tests/test_web_server.py",
+            "tests/test_web_websocket_functional.py",
+        ),
+        limit_s=1800,
+        ours={
+            "tests/test_web_functional.py::test_upgrade_tail_is_byte_limited": (
+                "it wants no receive to bring more than 256 KiB, as asyncio's do; where much comes, ours bring up to 512"
+            ),
+            "tests/test_web_functional.py::test_post_max_client_size_counts_undecoded_bytes": (
+                "where the receives are cut, a part's end is looked for over two chunks, and aiohttp calls a method of its "
+                "own that it has deprecated; its tests make an error of the warning"
+            ),
+        },
+        both="a count of open files in `/proc`, which a drive of Wine's shows",
+    ),
+    Library(
+        "pyzmq",
+        "27.3.0",
+        "bbedb3d1d99babc625f1dd9d7438acefd442b36b75073fd6bc1ef7c0a4b96d56",
+        "zmq",
+        ("pytest", "pytest-asyncio", "tornado"),
+        ("-o", "addopts=", "tests/test_asyncio.py", "tests/test_ioloop.py", "tests/test_zmqstream.py"),
+        as_proactor=False,
+    ),
+    Library(
+        "asyncpg",
+        "0.32.0",
+        "45e64e56714d888330b884aad1dfb363d0bf43fb343e3d1a8968525f3bade478",
+        "asyncpg",
+        ("pytest",),
+        ("-o", "addopts=", "tests"),
+        excluded={"tests/test__sourcecode.py": "it is about how the source is formatted"},
+        needs="PGHOST",
         limit_s=1800,
     ),
 )

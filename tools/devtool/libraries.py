@@ -4,6 +4,7 @@ A prepared library is a folder with three: `packages`, the library and what its 
 Python; `suite`, its source distribution without the package; and `dlls`, what Wine lacks.
 """
 
+import os
 import runpy
 import shutil
 import subprocess
@@ -48,6 +49,11 @@ def run(names: list[str], python: str | None, run_python: RunPython) -> int:
     python = python or known["PYTHON"]
     status = 0
     for name in names:
+        needed = libraries[name].needs
+        if needed and needed not in os.environ:
+            report.say(f"left out {name}, whose tests need a server: start one, and set {needed}.")
+            status = 1
+            continue
         folder = prepared(libraries[name], python)
         command = [str(RING / "running.py"), name, "--prepared", system_path(folder)]
         command += ["--details", system_path(cache.folder() / f"library-{name}.log")]
