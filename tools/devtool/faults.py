@@ -77,8 +77,8 @@ FAULTS = (
     Fault(
         "last-packet-does-not-close-the-handle",
         "_proactor.py",
-        "                if endpoint.closing and not endpoint.operations:\n                    self._finish_close(endpoint)\n        except BaseException:\n            if operation is not None and",
-        "        except BaseException:\n            if operation is not None and",
+        "if endpoint.closing and not endpoint.operations:\n                    self._finish_close(endpoint)\n        except",
+        "pass\n        except",
         _PROACTOR,
     ),
     Fault(
@@ -122,8 +122,8 @@ FAULTS = (
     Fault(
         "held-packet-delivered-at-once",
         "_transports/_reader.py",
-        "if self.receive is HELD:\n            self._deliver_later()\n        else:\n            self.begin()\n\n    def _put",
-        "if self.receive is HELD:\n            self._deliver()\n        else:\n            self.begin()\n\n    def _put",
+        "self._decide_plain()\n        if self.receive is HELD:\n            self._deliver_later()",
+        "self._decide_plain()\n        if self.receive is HELD:\n            self._deliver()",
         _STREAM,
     ),
     Fault(
