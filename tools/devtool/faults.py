@@ -77,8 +77,8 @@ FAULTS = (
     Fault(
         "last-packet-does-not-close-the-handle",
         "_proactor.py",
-        "if endpoint.closing and not endpoint.operations:\n                    self._finish_close(endpoint)\n        except",
-        "pass\n        except",
+        "and not endpoint.operations:\n                    self._finish_close(endpoint)\n        except",
+        "and False:\n                    pass\n        except",
         _PROACTOR,
     ),
     Fault(
