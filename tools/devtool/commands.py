@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import coverage as measured
-from . import libraries, native, pins, report, wine
+from . import libraries, mutants, native, pins, report, wine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PORTABLE = "tests/portable"
@@ -175,6 +175,11 @@ def coverage(request: Request) -> int:
     return measured.measure(request.arguments)
 
 
+def make_faults(request: Request) -> int:
+    """In this machine's own Python: deliberate faults, which the portable ring must catch."""
+    return mutants.run(request.arguments)
+
+
 def in_windows_python(
     name: str | None, arguments: list[str], folder: Path, environ: dict[str, str] | None = None
 ) -> int:
@@ -200,4 +205,5 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
     "python": python,
     "lint": lint,
     "coverage": coverage,
+    "mutants": make_faults,
 }
