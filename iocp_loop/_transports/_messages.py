@@ -8,8 +8,8 @@ from .._sockets import Outcome
 from ._reader import Reader
 from ._reading import STOPPED
 from ._repeatable import repeatable
-from ._send_queue import MessageQueue
-from ._writer import DIRECT, LOST, NONE, Writer, as_bytes_like
+from ._send_queue import MessageQueue, as_bytes_like
+from ._writer import DIRECT, LOST, NONE, Writer
 
 if TYPE_CHECKING:
     from ._stream import StreamTransport

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 from .._operation import GATHER_MAX
 
@@ -63,3 +64,12 @@ class MessageQueue(SendQueue):
     def forget(self, byte_count: int) -> None:
         self.pieces.popleft()
         self.size -= byte_count
+
+
+def as_bytes_like(data: Any) -> Any:
+    """bytes, bytearray, or a memoryview of single bytes."""
+    if isinstance(data, bytes | bytearray):
+        return data
+    if isinstance(data, memoryview):
+        return data if data.format == "B" and data.contiguous and data.ndim == 1 else data.tobytes()
+    raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")

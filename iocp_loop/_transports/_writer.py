@@ -60,7 +60,7 @@ from .._operation import OverlappedEx
 from .._sockets import error_of
 from ._base import ignore
 from ._flow import HIGH_WATER_DEFAULT, FlowControl
-from ._send_queue import SendQueue
+from ._send_queue import SendQueue, as_bytes_like
 
 if TYPE_CHECKING:
     from ._stream import StreamTransport
@@ -496,12 +496,3 @@ class Writer:
         self.refusal &= ~SENDFILE
         if self.phase is SHUT and self.refusal & CLOSING == NONE:
             self._rest()
-
-
-def as_bytes_like(data: Any) -> Any:
-    """bytes, bytearray, or a memoryview of single bytes."""
-    if isinstance(data, bytes | bytearray):
-        return data
-    if isinstance(data, memoryview):
-        return data if data.format == "B" and data.contiguous and data.ndim == 1 else data.tobytes()
-    raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
