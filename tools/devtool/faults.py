@@ -143,7 +143,7 @@ FAULTS = (
     Fault(
         "no-receive-after-a-delivery",
         "_transports/_reader.py",
-        "        else:\n            self.receive = IDLE\n            self.arm()\n\n    def _on_received_otherwise",
+        "        else:\n            self._cast()\n\n    def _on_received_otherwise",
         "\n    def _on_received_otherwise",
         _STREAM,
     ),
@@ -265,7 +265,7 @@ FAULTS = (
     Fault(
         "idle-pipe-instance-missing",
         "_transports/_pipe.py",
-        "            # Another instance waits before any user code runs.\n            self._fill_up()",
+        "            self._fill_up_before_serving(endpoint)",
         "            pass",
         "pipe_orders",
     ),
