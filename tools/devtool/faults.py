@@ -13,8 +13,8 @@ class Fault(NamedTuple):
     tests: str
 
 
-_PROACTOR = "proactor_orders operation_states"
-_STREAM = "stream_orders"
+_PROACTOR = "proactor_orders operation_states interrupted_submits port_threads"
+_STREAM = "stream_states stream_machine stream_orders"
 
 FAULTS = (
     Fault(
