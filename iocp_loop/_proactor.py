@@ -428,8 +428,8 @@ class Proactor:
     def wake(self) -> None:
         """Make a `select` that waits, or the next one, return. From any thread; many calls cost one packet."""
         if not self._wake_posted:
-            self._wake_posted = True
             try:
+                self._wake_posted = True
                 self.port.post(Key.WAKE)
             except BaseException:
                 # Not posted, or a KeyboardInterrupt says nothing about it: the next call tries again. A packet too

@@ -171,11 +171,10 @@ class EndpointTransport(asyncio.Transport):
             return
         if self._handle is None:
             return  # Asked for twice, where an interrupt came between asking and closing.
-        exc, self._exception = self._exception, None
         try:
-            self._protocol.connection_lost(exc)
+            self._protocol.connection_lost(self._exception)
         finally:
-            self._handle = self._protocol = None
+            self._handle = self._protocol = self._exception = None
             self._release()
 
     def _release(self) -> None:

@@ -17,6 +17,7 @@ from .._win32.constants import Error
 from ._listener import pause_after
 from ._messages import MessageReader, MessageWriter
 from ._repeatable import repeatable
+from ._repeatable import repeatable
 from ._stream import StreamTransport
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ class PipeServer:
         if not self._proactor.port.closed:  # Already, where the loop was dropped and the collector closes its parts.
             self._proactor.poll(0)
 
+    @repeatable
     @repeatable
     def _fill_up(self) -> None:
         self._retry = None

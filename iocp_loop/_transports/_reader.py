@@ -156,8 +156,8 @@ class Reader:
         if self.delivery is BEHIND:
             self._deliver_leftover()
         elif self.receive is HELD and self.delivery is STRAIGHT:
-            self.receive = OUT
             try:
+                self.receive = OUT
                 self._take(*self._held)
             except (SystemExit, KeyboardInterrupt):
                 if self.awaits(self._operation):
@@ -383,10 +383,13 @@ class Reader:
         return False
 
     def _take_eof(self) -> None:
-        self.receive = ENDED
+        told = None
         try:
-            keep_open = self.protocol.eof_received()
+            self.receive = ENDED
+            keep_open = (told := self.protocol).eof_received()
         except (SystemExit, KeyboardInterrupt):
+            if told is None:
+                self.receive = OUT  # It is delivered again.
             raise
         except BaseException as exc:
             self.transport.fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
