@@ -139,14 +139,15 @@ def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, 
 
 def set_receive_buffer(operation: FileReadOperation, buffer: Any) -> None:
     """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
-    operation.buffer = buffer
-    operation.args = (
+    args = (
         argument(HANDLE, operation.endpoint.handle),
         argument(POINTER_TO, address_of(buffer)),
         argument(DWORD, len(buffer)),
         _NULL,
         argument(POINTER_TO, operation.address),
     )
+    # SAFETY: one statement, without a call: no interrupt may come between what is kept and where the kernel writes.
+    operation.buffer, operation.args = buffer, args
 
 
 def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> FileWriteOperation:
@@ -164,14 +165,14 @@ def set_send_vector(operation: FileWriteOperation, chunks: Sequence[bytes], skip
     WriteFile knows no gathering, and on a message-mode pipe each write is one message: the first chunk only.
     """
     data = chunks[0]
-    operation.buffer = data
-    operation.args = (
+    args = (
         argument(HANDLE, operation.endpoint.handle),
         argument(POINTER_TO, address_of_bytes(data) + skip),
         argument(DWORD, len(data) - skip),
         _NULL,
         argument(POINTER_TO, operation.address),
     )
+    operation.buffer, operation.args = data, args  # As for a receive.
 
 
 def receive_outcome(operation: OverlappedEx, status: int, _byte_count: int) -> Outcome:

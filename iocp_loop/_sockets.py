@@ -133,9 +133,10 @@ def receive_outcome(_operation: OverlappedEx, status: int, _byte_count: int) -> 
 
 def set_receive_buffer(operation: ReadOperation | ReadFromOperation, buffer: Any, size: int | None = None) -> None:
     """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
-    operation.buffer = buffer
-    operation.wsabuf.buf = address_of(buffer)
-    operation.wsabuf.len = len(buffer) if size is None else size
+    wsabuf, address = operation.wsabuf, address_of(buffer)
+    length = len(buffer) if size is None else size
+    # SAFETY: one statement, without a call: no interrupt may come between what is kept and where the kernel writes.
+    operation.buffer, wsabuf.buf, wsabuf.len = buffer, address, length
 
 
 def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> WriteOperation:

@@ -17,7 +17,6 @@ from .._win32.constants import Error
 from ._listener import pause_after
 from ._messages import MessageReader, MessageWriter
 from ._repeatable import repeatable
-from ._repeatable import repeatable
 from ._stream import StreamTransport
 
 if TYPE_CHECKING:

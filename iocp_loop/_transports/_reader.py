@@ -174,7 +174,7 @@ class Reader:
             self.delivery = STRAIGHT
             self._decide_plain()
             if self.buffered:
-                self._feed_buffered(told := leftover, filled=False)
+                deliver(self, told := leftover, None)
             else:
                 (told := self.protocol).data_received(leftover)
             self._go_on_behind()
@@ -295,11 +295,7 @@ class Reader:
         return self.receive is OUT and operation is self._operation is not None and not self._proactor.holds(operation)
 
     def rescue(self, operation: OverlappedEx, exc: BaseException) -> bool:
-        """The loop's net under the hot path, which guards nothing itself: `exc` came out of a delivery.
-
-        Returns:
-            True if that left the receive with nobody: the connection was ended, and `exc` reported.
-        """
+        """The loop's net under deliveries. True if `exc` left the receive with nobody: the connection was ended."""
         if not self.awaits(operation):
             return False
         self._fail(exc)
@@ -310,8 +306,7 @@ class Reader:
         if self.awaits(operation) and self.delivery is STRAIGHT and not self.unfed:
             self._ahead += 1
             self._plain = False
-            self.receive = IDLE
-            self.arm()
+            self._cast()
 
     def _arm_after_callbacks(self) -> None:
         """The protocol has had its result; when the callbacks that it may have asked for have run, arm again.
@@ -353,7 +348,7 @@ class Reader:
             data = self._operation.buffer[:byte_count]
             self._fit_buffer(byte_count)
             if self.buffered:
-                self._feed_buffered(told := data, filled)
+                deliver(self, told := data, self._direct if filled and self._size_class >= DIRECT_CLASS else None)
             else:
                 (told := self.protocol).data_received(data)
             if self.delivery is not STOPPED:
@@ -397,12 +392,10 @@ class Reader:
         if not keep_open:
             self.transport.close()
 
-    def _feed_buffered(self, data: bytes, filled: bool) -> None:
-        deliver(self, data, self._direct if filled and self._size_class >= DIRECT_CLASS else None)
-
     def keep_for_later(self, rest: bytes) -> None:
         """An interrupt ended the delivery in the middle: it ends the loop's run, and not the stream."""
-        self._endpoint.leftover = rest + self._endpoint.leftover
+        # A copy: it may be the very memory that the next receive fills.
+        self._endpoint.leftover = bytes(memoryview(rest)) + self._endpoint.leftover
         if self.delivery is STRAIGHT:
             self._put_behind()
 
@@ -435,11 +428,18 @@ class Reader:
             self.transport.fatal_error(exc, "Fatal error: no memory to receive into")
             return
         old = self._operation.buffer
+        try:
+            self._use_buffer(buffer, size_class)
+        except BaseException:
+            self._use_buffer(buffer, size_class)  # An interrupt: what is filled and what is looked at must agree.
+            raise
+        if old:
+            self._proactor.arena.release_buffer(old)
+
+    def _use_buffer(self, buffer: Any, size_class: int) -> None:
         self._size_class = size_class
         self._size = RECEIVE_SIZES[size_class]
         self._verbs.set_receive_buffer(self._operation, buffer)
-        if old:
-            self._proactor.arena.release_buffer(old)
 
     # -- while nothing comes -----------------------------------------------------------------------------------
 
