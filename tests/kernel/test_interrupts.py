@@ -39,8 +39,9 @@ class Interrupt:
 
     def __call__(self, frame, event, argument):
         name = frame.f_code.co_filename.lower()
-        # Not the stomp arena's: a traced exception on the line that ends its `with` leaves its lock locked for ever.
-        ours = name.startswith(PACKAGE) and "_win32" not in name and "_debug" not in name
+        # Not the stomp arena's, nor those of waits by thread: a traced exception on the line that ends a `with` leaves the
+        # lock locked for ever. (A signal's does not come there: it is deferred.)
+        ours = name.startswith(PACKAGE) and not any(part in name for part in ("_win32", "_debug", "_waits"))
         # Nor call_soon: a future that wakes several (an executor's, say) forgets the others when one call raises.
         return self.count if ours and frame.f_code.co_name != "call_soon" else None
 
