@@ -44,19 +44,18 @@ class StompArena:
         self._lock = threading.RLock()
         self._blocks: dict[int, tuple[int, int]] = {}  # block address -> (first page, bytes committed)
         self._quarantine: deque[int] = deque()  # first pages of the blocks released last
-        self._died: deque[int] = deque()  # addresses of blocks whose Python objects are dead
 
     def operation(self, cls: type[OperationT], io_type: IoType) -> OperationT:
         """As in `Arena`. The pages go when the operation is released, or some time after it died."""
         operation = cls.from_address(self._place(ctypes.sizeof(cls)))
         operation.prepare(io_type)
-        weakref.finalize(operation, self._died.append, operation.address).atexit = False
+        weakref.finalize(operation, _died.append, (self, operation.address)).atexit = False
         return operation
 
     def buffer(self, size: int) -> Any:
         """As in `Arena`. The pages go when the buffer is released, or some time after it died."""
         array = (ctypes.c_char * size).from_address(self._place(size))
-        weakref.finalize(array, self._died.append, ctypes.addressof(array)).atexit = False
+        weakref.finalize(array, _died.append, (self, ctypes.addressof(array))).atexit = False
         return array
 
     # On pages of its own, and not a bytes object in the heap.
@@ -65,15 +64,15 @@ class StompArena:
     def release(self, operation: OverlappedEx) -> None:
         """As in `Arena`."""
         retire(operation)
-        self._stomp(operation.address)
+        self.stomp(operation.address)
 
     def release_buffer(self, buffer: Any) -> None:
         """As in `Arena`."""
-        self._stomp(ctypes.addressof(buffer))
+        self.stomp(ctypes.addressof(buffer))
 
     def _place(self, size: int) -> int:
-        if self._died:
-            self._stomp_the_dead()
+        if _died:
+            _stomp_the_dead()
         committed = -(-max(size, 1) // PAGE_SIZE) * PAGE_SIZE
         # The guard page is reserved with the block and never committed.
         first = self._allocate(0, committed + PAGE_SIZE, Memory.RESERVE, Memory.PAGE_NOACCESS)
@@ -85,16 +84,8 @@ class StompArena:
             self._blocks[address] = (first, committed)
         return address
 
-    def _stomp_the_dead(self) -> None:
-        kept = {orphan.address for orphan in ORPHANS}
-        kept.update(ctypes.addressof(each.buffer) for each in ORPHANS if isinstance(each.buffer, ctypes.Array))
-        with self._lock:
-            while self._died:
-                address = self._died.popleft()
-                if address not in kept:
-                    self._stomp(address)
-
-    def _stomp(self, address: int) -> None:
+    def stomp(self, address: int) -> None:
+        """Make a block inaccessible. Twice is once."""
         with self._lock:
             block = self._blocks.pop(address, None)
         if block is None:
@@ -105,3 +96,19 @@ class StompArena:
         self._quarantine.append(first)
         if len(self._quarantine) > QUARANTINE_MAX:
             self._free(self._quarantine.popleft(), 0, Memory.RELEASE)
+
+
+# Blocks whose Python objects are dead, of all arenas: the loop of one may have placed its last.
+_died: deque[tuple[StompArena, int]] = deque()
+
+
+def _stomp_the_dead() -> None:
+    kept = {orphan.address for orphan in ORPHANS}
+    kept.update(ctypes.addressof(each.buffer) for each in ORPHANS if isinstance(each.buffer, ctypes.Array))
+    while _died:
+        try:
+            arena, address = _died.popleft()
+        except IndexError:
+            return  # Another thread was here first.
+        if address not in kept:
+            arena.stomp(address)
