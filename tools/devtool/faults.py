@@ -108,8 +108,8 @@ FAULTS = (
     Fault(
         "armed-after-the-end-of-file",
         "_transports/_reader.py",
-        "        self.receive = ENDED\n        try:",
-        "        self.receive = IDLE\n        try:",
+        "            self.receive = ENDED\n            keep_open",
+        "            self.receive = IDLE\n            keep_open",
         _STREAM,
     ),
     Fault(
