@@ -14,14 +14,8 @@ import pytest
 
 import iocp_loop
 from iocp_loop import _operation
-from iocp_loop._arena import stomp_wanted
 
 from .test_handles import Event
-
-pytestmark = pytest.mark.skipif(
-    stomp_wanted(),
-    reason="after these the tests behind them fail in stomp mode, it is not known yet why: alone, they pass there",
-)
 
 
 async def nothing(loop):

@@ -19,7 +19,6 @@ import pytest
 
 import iocp_loop
 from iocp_loop import _operation
-from iocp_loop._arena import stomp_wanted
 
 from .test_handles import Event
 from .test_tls import client_context, server_context
@@ -255,10 +254,6 @@ def interrupted_at(line, work):
     return interrupt.where, wrong
 
 
-@pytest.mark.skipif(
-    stomp_wanted(),
-    reason="after these the tests behind them fail in stomp mode, it is not known yet why: alone, they pass there",
-)
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # What was cut short was not closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
