@@ -204,8 +204,7 @@ def accept_operation(
 
 def set_accepting_socket(operation: AcceptOperation, conn: socket.socket) -> None:
     """Let the next submit accept into `conn`: new, unbound, of the listener's family."""
-    operation.keepalive = conn
-    operation.args = (
+    args = (
         argument(SOCKET, operation.endpoint.handle),
         argument(SOCKET, conn.fileno()),
         _at(operation, AcceptOperation.addresses),
@@ -215,6 +214,8 @@ def set_accepting_socket(operation: AcceptOperation, conn: socket.socket) -> Non
         _NULL,
         argument(POINTER_TO, operation.address),
     )
+    # SAFETY: one statement, as for a receive.
+    operation.keepalive, operation.args = conn, args
 
 
 def prepare_accept(operation: AcceptOperation, listener: socket.socket) -> None:

@@ -184,7 +184,6 @@ class PipeServer:
             self._proactor.poll(0)
 
     @repeatable
-    @repeatable
     def _fill_up(self) -> None:
         self._retry = None
         try:
