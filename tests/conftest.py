@@ -19,6 +19,8 @@ for folder in (ROOT, TESTS):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+import wine_processes  # noqa: E402
+
 if sys.platform != "win32":
     # `import iocp_loop` raises ImportError here, on purpose: the package has nothing to offer off Windows. Its rooms
     # are portable all the same, given a fake kernel. A bare package object lets `iocp_loop._proactor` be imported
@@ -37,7 +39,16 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure():
+    if sys.platform == "win32":
+        wine_processes.ask_again()
+
+
 def pytest_terminal_summary(terminalreporter):
+    if wine_processes.refused:
+        terminalreporter.write_line(
+            f"Wine failed to create a process {len(wine_processes.refused)} times, see tests/wine_processes.py."
+        )
     # QUIRK(wine): a process whose memory the kernel wrote to after it was freed may die without a word and with
     # status 0. A run without this line did not end well, whatever its exit status says.
     terminalreporter.write_line("All tests were run to their end.")

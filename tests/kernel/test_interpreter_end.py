@@ -18,7 +18,6 @@ PATIENCE_S = 120
 # From its last line to its end a program takes some hundredths of a second; a loop that waits for what never comes gives
 # up after five (CLOSE_TIMEOUT_S).
 SLOW_S = 4.5
-STARTS_MAX = 5
 
 BEGIN = """
     import asyncio, ctypes, os, socket, sys, threading, time
@@ -184,20 +183,13 @@ STATES = {
 
 
 def start(command: list[str]) -> subprocess.Popen:
-    for _ in range(STARTS_MAX):
-        try:
-            return subprocess.Popen(
-                command,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                stdin=subprocess.PIPE,  # open to the end: nothing to read, and no end of it
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        except OSError as exc:
-            # QUIRK(wine): on a busy machine CreateProcess fails now and then with ERROR_INTERNAL_ERROR.
-            if exc.winerror != 1359:
-                raise
-    raise AssertionError(f"no process could be started in {STARTS_MAX} attempts")
+    return subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,  # open to the end: nothing to read, and no end of it
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def run(code: str) -> tuple[int, str, float]:
