@@ -41,6 +41,8 @@ class Endpoint:
         on_closed: called once the handle is closed.
         leftover: bytes of a receive that succeeded although it was cancelled; the next receive begins with them.
         datagrams: as `leftover`, of datagrams: each with its sender. None while there are none.
+        receives_cancelled: how often a receive on it was cancelled. On Windows that ends the others too
+            (https://github.com/dotnet/corefx/issues/36516), which must be told from an end of their own.
         proactor: whose table it is in; None before and where there is none.
         verbs: the module of level 3 whose verbs serve it, set by that module's `register`; None if nobody said.
     """
@@ -58,6 +60,7 @@ class Endpoint:
         "operations",
         "owner",
         "proactor",
+        "receives_cancelled",
         "skips_port",
         "verbs",
     )
@@ -74,6 +77,7 @@ class Endpoint:
         self.on_closed: Callable[[], None] | None = None
         self.leftover = b""
         self.datagrams: list[tuple[bytes, Any]] | None = None
+        self.receives_cancelled = 0
         self.verbs: Any = None
         self.proactor: Any = None
 

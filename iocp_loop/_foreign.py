@@ -29,6 +29,7 @@ from ._readiness import Interest, Registration
 from ._win32 import sockaddr
 from ._win32.constants import Status, WsaError
 from ._win32.errors import os_error, status_from_winerror
+from ._win32.layers import base_handle
 
 # TransmitFile is overlapped or waits; files are read and sent instead.
 CAN_TRANSMIT = False
@@ -52,7 +53,7 @@ class ForeignEndpoint(Endpoint):
         super().__init__(sock.fileno(), owner, "socket")
         self.verbs = sys.modules[__name__]
         self.sock = weakref.ref(sock)
-        base = _readiness.base_handle(proactor.kernel, self.handle)
+        base = base_handle(proactor.kernel, self.handle)
         self.reading = _Queue(proactor, self.handle, base, Interest.READ)
         self.writing = _Queue(proactor, self.handle, base, Interest.WRITE)
 
@@ -349,6 +350,11 @@ def _receive_from(operation: PerformedOperation) -> int:
 def sender_of(operation: PerformedOperation) -> Any:
     """As in `_sockets`."""
     return operation.target
+
+
+def set_sender(operation: PerformedOperation, sender: Any) -> None:
+    """As in `_sockets`."""
+    operation.target = sender
 
 
 def send_to_operation(

@@ -6,13 +6,17 @@ the next receive on the same socket begins with them: nothing is lost by a time-
 """
 
 import asyncio
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from . import _sockets
-from ._operation import IoType, OverlappedEx
+from . import _pipes, _sockets
+from ._cancels import RECEIVES
+from ._endpoint import Endpoint
+from ._operation import PENDING, IoType, OverlappedEx
 from ._proactor import Proactor
-from ._win32.constants import Error
+from ._win32.constants import Error, Status
+from ._win32.memory import address_of
 
 # Reads the result of an operation that succeeded: (operation, byte count) -> value.
 Convert = Callable[[OverlappedEx, int], Any]
@@ -29,6 +33,7 @@ class OperationFuture(asyncio.Future[Any]):
         self._cancel_message: Any = None
         self._cancel_requested = False
         self._outcome: tuple[Any, BaseException | None] | None = None
+        self._cancels_before = operation.endpoint.receives_cancelled
         operation.deliver = self._deliver
 
     @property
@@ -51,13 +56,20 @@ class OperationFuture(asyncio.Future[Any]):
         return not self.done() and operation is self._operation and not self._core.holds(operation)
 
     def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        if status == Status.CANCELLED and self._was_a_bystander(operation):
+            count = fill_from_leftover(operation)
+            if count is None:
+                self._cancels_before = operation.endpoint.receives_cancelled
+                self._core.submit(operation)
+                return
+            status, byte_count = Status.SUCCESS, count
         # Kept until it is told: after an interrupt it is delivered again, and must not be read twice.
         if self._outcome is None:
             self._outcome = self._read(operation, status, byte_count)
         result, error = self._outcome
         unwanted = self._cancel_requested or self.done()
         if unwanted and error is None:
-            self._outcome = None, _keep_unwanted(operation, result, byte_count)
+            self._outcome = None, self._keep_unwanted(operation, result, byte_count)
         if not self.done():
             if unwanted:
                 super().cancel(self._cancel_message)
@@ -68,6 +80,25 @@ class OperationFuture(asyncio.Future[Any]):
         operation.deliver = undelivered  # Breaks the cycle with this future.
         self._outcome = self._convert = None  # type: ignore[assignment]
         self._core.release(operation)
+
+    def _was_a_bystander(self, operation: OverlappedEx) -> bool:
+        """Whether a receive was ended because of another one on the same handle, and may be begun again."""
+        endpoint = operation.endpoint
+        if self._cancel_requested or self.done() or endpoint.closing or operation.io_type not in RECEIVES:
+            return False
+        return endpoint.receives_cancelled != self._cancels_before and _is_open(operation.keepalive[0], endpoint)
+
+    def _keep_unwanted(self, operation: OverlappedEx, result: Any, byte_count: int) -> BaseException:
+        """A cancelled operation succeeded all the same: nothing is lost, and nothing left open. What it is now."""
+        if operation.io_type is IoType.ACCEPT:
+            result[0].close()
+        elif operation.io_type in RECEIVES:
+            data = bytes(operation.buffer[:byte_count])
+            if operation.io_type is IoType.READ:
+                keep_bytes(self._core, operation.endpoint, data)
+            else:
+                keep_datagram(self._core, operation.endpoint, data, result[1])
+        return asyncio.CancelledError()
 
     def _read(self, operation: OverlappedEx, status: int, byte_count: int) -> tuple[Any, BaseException | None]:
         code = _sockets.winerror_of(operation, status)
@@ -104,16 +135,62 @@ def _discard(operation: OverlappedEx) -> None:
         operation.keepalive[1].close()
 
 
-def _keep_unwanted(operation: OverlappedEx, result: Any, byte_count: int) -> BaseException:
-    """A cancelled operation succeeded all the same: nothing may be lost, and nothing left open. What it is now."""
+def keep_bytes(core: Proactor, endpoint: Endpoint, data: bytes, *, first: bool = False) -> None:
+    """Received bytes that nobody took: they begin the next receive, or the one that waits already.
+
+    Args:
+        core: whose endpoint it is.
+        endpoint: where they came from.
+        data: the bytes.
+        first: they came before those that are kept already.
+    """
+    endpoint.leftover = data + endpoint.leftover if first else endpoint.leftover + data
+    _wake_one(core, endpoint, IoType.READ)
+
+
+def keep_datagram(core: Proactor, endpoint: Endpoint, data: bytes, sender: Any, *, first: bool = False) -> None:
+    """As `keep_bytes`, for a datagram."""
+    kept = endpoint.datagrams or []
+    endpoint.datagrams = [(data, sender), *kept] if first else [*kept, (data, sender)]
+    _wake_one(core, endpoint, IoType.READ_FROM)
+
+
+def _wake_one(core: Proactor, endpoint: Endpoint, io_type: IoType) -> None:
+    """A receive that waits in the kernel comes back for what is kept here: `OperationFuture` sees to that."""
+    for operation in endpoint.operations:
+        if operation.io_type is io_type and operation.state is PENDING:
+            core.cancel(operation)
+            return
+
+
+def fill_from_leftover(operation: OverlappedEx) -> int | None:
+    """Let a receive that is ours again hold what was kept, as if it had been received: the byte count, or None.
+
+    Of a datagram that is longer than the buffer the rest is cut off.
+    """
+    endpoint, size = operation.endpoint, len(operation.buffer)
     if operation.io_type is IoType.READ:
-        operation.endpoint.leftover += bytes(operation.buffer[:byte_count])
-    elif operation.io_type is IoType.READ_FROM:
-        endpoint = operation.endpoint
-        endpoint.datagrams = [*(endpoint.datagrams or ()), (bytes(operation.buffer[:byte_count]), result[1])]
-    elif operation.io_type is IoType.ACCEPT:
-        result[0].close()
-    return asyncio.CancelledError()
+        if not endpoint.leftover:
+            return None
+        data, endpoint.leftover = endpoint.leftover[:size], endpoint.leftover[size:]
+    else:
+        if not endpoint.datagrams:
+            return None
+        data, sender = endpoint.datagrams.pop(0)
+        _sockets.verbs_of(endpoint).set_sender(operation, sender)
+    count = min(len(data), size)
+    # SAFETY: its packet was dequeued, so the buffer is ours, and not yet anybody's message.
+    ctypes.memmove(address_of(operation.buffer), data, count)
+    return count
+
+
+def _is_open(conn: Any, endpoint: Endpoint) -> bool:
+    """Whether the handle is still what it was: a closed one's value may be a stranger's by now."""
+    try:
+        handle: int = conn.fileno() if endpoint.is_socket else _pipes.handle_of(conn)
+    except (OSError, TypeError, ValueError):
+        return False
+    return handle == endpoint.handle
 
 
 def undelivered(operation: OverlappedEx, _status: int, _byte_count: int) -> None:

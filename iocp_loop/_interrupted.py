@@ -120,13 +120,13 @@ class InterruptedSubmits:
 
     def _was_called(self, operation: OverlappedEx, code: int) -> bool:
         """Whether the call was made. If it is over, and no packet will come, the operation is settled by it."""
-        status, cancel = _status(operation), self._proactor.kernel.CancelIoEx
+        status, kernel_has = _status(operation), self._proactor.cancels.kernel_has
         if status == Status.PENDING and code == Error.IO_PENDING:
             return True
         if status == UNSUBMITTED:
             if not operation.answers_status:
                 return False
-            if cancel(operation.endpoint.handle, operation.address):
+            if kernel_has(operation):
                 return True
         while operation.pending and self._proactor.poll(0):
             pass
@@ -137,7 +137,7 @@ class InterruptedSubmits:
         if status != Status.PENDING:
             # SAFETY: finished, and no packet came: it is ours again.
             self._proactor.complete(operation, status, operation.InternalHigh)
-        elif not cancel(operation.endpoint.handle, operation.address):
+        elif not kernel_has(operation):
             # SAFETY: the kernel does not know it: refused, and ours again.
             self._proactor.complete(operation, status_from_winerror(code), 0)
         return True

@@ -15,7 +15,7 @@ from typing import Any
 from . import _asyncio_private as private
 from . import _pipes, _sockets, _waits
 from ._endpoint import Endpoint
-from ._futures import Convert, OperationFuture, ReadyFuture, undelivered
+from ._futures import Convert, OperationFuture, ReadyFuture, keep_bytes, keep_datagram, undelivered
 from ._operation import IoType, OverlappedEx
 from ._port import timeout_to_ms
 from ._proactor import Proactor
@@ -149,13 +149,11 @@ class IocpProactor:
 
     def give_back(self, conn: Any, data: bytes) -> None:
         """Received bytes that nobody took, because the task that waited for them was cancelled: first of the next."""
-        endpoint = self.endpoint(conn)
-        endpoint.leftover = data + endpoint.leftover
+        keep_bytes(self.core, self.endpoint(conn), data, first=True)
 
     def give_back_datagram(self, conn: Any, data: bytes, sender: Any) -> None:
         """As `give_back`, for a datagram."""
-        endpoint = self.endpoint(conn)
-        endpoint.datagrams = [(data, sender), *(endpoint.datagrams or ())]
+        keep_datagram(self.core, self.endpoint(conn), data, sender, first=True)
 
     def _receive_buffer(self, endpoint: Endpoint, size: int) -> Any:
         if size < 0:

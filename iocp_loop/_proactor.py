@@ -24,10 +24,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from ._arena import Arena, default_arena
+from ._cancels import Cancels
 from ._endpoint import Endpoint, Key
 from ._interrupted import InterruptedSubmits
 from ._operation import (
-    CANCELLING,
     IDLE,
     KERNEL_OWNED,
     ORPHANS,
@@ -45,8 +45,6 @@ from ._win32.kernel import Kernel
 
 # How long `close` waits for the kernel to give back what was cancelled. A healthy driver needs microseconds.
 CLOSE_TIMEOUT_S = 5.0
-# How often Wine is asked for the end of one operation; nine times were seen to be needed.
-CANCELS_MAX = 100
 # How many turns in a row may live on inline completions alone before the port is looked at again.
 INLINE_TURNS_MAX = 8
 
@@ -84,7 +82,8 @@ class Proactor:
         self.endpoints: dict[int, Endpoint] = {}
         self._by_handle: dict[int, Endpoint] = {}
         self.settled: deque[Settled] = deque()
-        self._interrupted = InterruptedSubmits(self)
+        self.interrupted = InterruptedSubmits(self)
+        self.cancels = Cancels(self)
         self.counts: dict[int, int] = {}  # operations submitted, by IoType; see `count_operations`
         # Told of a packet that names no operation of ours. Not raised here: the rest of its batch must be settled.
         self.on_stray: Callable[[LifetimeError], object] = _print_stray
@@ -93,7 +92,6 @@ class Proactor:
         self.readiness: Any = None  # made by `_readiness.of` when first needed
         self._wait = self.port.wait_raw
         self._last_error = self.kernel.last_error
-        self._forgets_cancels = getattr(self.kernel, "forgets_cancels", False)
         self._wake_posted = False
         self._inline_turns = 0
 
@@ -117,10 +115,8 @@ class Proactor:
         """
         endpoint = Endpoint(handle, owner, kind)
         self.port.associate(handle, endpoint.key)
-        if skip_port:
-            if not self.kernel.SetFileCompletionNotificationModes(handle, _SKIP_MODES):
-                raise os_error(self._last_error(), "SetFileCompletionNotificationModes", endpoint.subject)
-            endpoint.skips_port = True
+        # Some providers refuse it (libuv has met ERROR_INVALID_FUNCTION): every completion has a packet then.
+        endpoint.skips_port = skip_port and bool(self.kernel.SetFileCompletionNotificationModes(handle, _SKIP_MODES))
         self.enrol(endpoint)
         return endpoint
 
@@ -148,31 +144,29 @@ class Proactor:
             endpoint.on_closed = on_closed
             endpoint.closing = True
             if endpoint.operations:
-                self.cancel_all(endpoint)
+                self._end_operations(endpoint)
             else:
                 self._finish_close(endpoint)
         except BaseException:
             # An interrupt in the middle: asked twice is once, and not asked is never.
             if endpoint.closing:
-                self.cancel_all(endpoint)
+                self._end_operations(endpoint)
                 self._finish_close_if_last(endpoint)
             raise
 
+    def _end_operations(self, endpoint: Endpoint) -> None:
+        """Cancel them all; where that is refused, close the handle before they are over, which ends them."""
+        if self.cancels.cancel_all(endpoint) or endpoint.owner is None:
+            return
+        # SAFETY: their memory stays in the pending table until their packets come, and they are never submitted again.
+        # The handle's value will be somebody else's: nothing may be asked of it any more.
+        self._drop_handle(endpoint)
+        endpoint.handle = 0
+        self._close_owner(endpoint)
+
     def cancel_all(self, endpoint: Endpoint) -> None:
         """Ask for the end of every operation outstanding on an endpoint. Their packets answer, each for itself."""
-        in_kernel = False
-        for operation in list(endpoint.operations):
-            if operation.stop is not None:
-                self.cancel(operation)
-            else:
-                in_kernel = True
-                operation.state = CANCELLING
-        # One call for the whole handle (MSDN, CancelIoEx, lpOverlapped NULL).
-        if in_kernel and not self.kernel.CancelIoEx(endpoint.handle, 0):
-            self._check_cancel(endpoint)
-        if in_kernel and self._forgets_cancels:
-            for operation in list(endpoint.operations):
-                self._ask_again(operation)
+        self.cancels.cancel_all(endpoint)
 
     def forget(self, endpoint: Endpoint) -> None:
         """Drop the record of a handle that its owner has closed, or is about to close, with nothing outstanding."""
@@ -190,6 +184,11 @@ class Proactor:
 
     def _close_handle(self, endpoint: Endpoint) -> None:
         # SAFETY: no operation is outstanding, so the handle's value may be used again by the next open().
+        self._close_owner(endpoint)
+        if endpoint.on_closed is not None:
+            endpoint.on_closed = endpoint.on_closed()  # None: it is told once.
+
+    def _close_owner(self, endpoint: Endpoint) -> None:
         if endpoint.owner is not None:
             try:
                 endpoint.owner.close()
@@ -198,13 +197,14 @@ class Proactor:
                 # the middle of settling, where nothing that concerns one handle may end the loop.
                 pass
             endpoint.owner = None
-        if endpoint.on_closed is not None:
-            endpoint.on_closed = endpoint.on_closed()  # None: it is told once.
 
-    def _strike_off(self, endpoint: Endpoint) -> bool:
+    def _drop_handle(self, endpoint: Endpoint) -> None:
         # The handle's value may be a newer endpoint's by now.
         if self._by_handle.get(endpoint.handle) is endpoint:
             self._by_handle.pop(endpoint.handle, None)
+
+    def _strike_off(self, endpoint: Endpoint) -> bool:
+        self._drop_handle(endpoint)
         return self.endpoints.pop(endpoint.key, None) is not None
 
     # -- operations --------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Proactor:
                 self._take_back(operation, status_from_winerror(code), 0)
             return False
         except BaseException as exc:
-            self._interrupted.note(operation, exc)
+            self.interrupted.note(operation, exc)
             if not isinstance(exc, MemoryError):
                 raise
             return False
@@ -281,42 +281,10 @@ class Proactor:
     def cancel(self, operation: OverlappedEx) -> None:
         """Ask for an operation's end. Nothing is given back: its packet comes, with success or without.
 
-        Does nothing for an operation that is not pending, or that was asked already.
+        Does nothing for an operation that is not pending, or that was asked already. Where a provider refuses to cancel
+        it, it ends by itself: see `_cancels`.
         """
-        if operation.state is not PENDING:
-            return
-        if operation in self._interrupted:
-            # Whether there is anything to cancel is not known yet; whoever finds out cancels it.
-            operation.state = CANCELLING
-            return
-        try:
-            operation.state = CANCELLING
-            if operation.stop is not None:
-                operation.stop()
-                return
-            if not self.kernel.CancelIoEx(operation.endpoint.handle, operation.address):
-                self._check_cancel(operation.endpoint)
-            if self._forgets_cancels:
-                self._ask_again(operation)
-        except BaseException:
-            if operation.state is CANCELLING:
-                operation.state = PENDING  # It may not have been asked; then whoever asks next does it.
-            raise
-
-    def _ask_again(self, operation: OverlappedEx) -> None:
-        # QUIRK(wine): a cancel that meets a TransmitFile or a send while it makes progress is forgotten, or answered
-        # by NOT_FOUND, and the operation waits for its peer for ever. One that was heard has its final status by now.
-        for _ in range(CANCELS_MAX):
-            if operation.stop is not None or operation.Internal != Status.PENDING:
-                return
-            self.kernel.CancelIoEx(operation.endpoint.handle, operation.address)
-
-    def _check_cancel(self, endpoint: Endpoint) -> None:
-        code = self._last_error()
-        # NOT_FOUND: the kernel had finished before it was asked; the packet is in the port already.
-        # INVALID_HANDLE: the owner closed the handle behind our back, which ended its operations too.
-        if code not in (Error.NOT_FOUND, Error.INVALID_HANDLE):
-            raise os_error(code, "CancelIoEx", endpoint.subject)
+        self.cancels.cancel(operation)
 
     def _take_back(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         endpoint = operation.endpoint
@@ -327,7 +295,7 @@ class Proactor:
             self.settled.append((operation, status, byte_count))
         except BaseException:
             # An interrupt between two of them: none may be left out.
-            self._interrupted.take_back(operation, status, byte_count)
+            self.interrupted.take_back(operation, status, byte_count)
             self._finish_close_if_last(endpoint)
             raise
         if endpoint.closing and not endpoint.operations:
@@ -406,7 +374,7 @@ class Proactor:
                     self._finish_close(endpoint)
         except BaseException:
             if operation is not None and not self._is_settled(operation):
-                self._interrupted.keep(operation)
+                self.interrupted.keep(operation)
             elif endpoint is not None:
                 self._finish_close_if_last(endpoint)
             raise
@@ -457,7 +425,7 @@ class Proactor:
                 self.cancel_all(endpoint)  # Once more, of one that was closed before: an interrupt may have been there.
         deadline = time.monotonic() + timeout
         while self.pending:
-            self._interrupted.settle()
+            self.interrupted.settle()
             remaining = deadline - time.monotonic()
             if remaining <= 0 or not self.pending:
                 break

@@ -38,12 +38,12 @@ from ._endpoint import Endpoint
 from ._operation import IoType, OverlappedEx, PollOperation
 from ._proactor import Proactor
 from ._win32.constants import AFD_POLL_FOREVER, AfdPoll, Ioctl, NtFile, Status, WsaError
-from ._win32.errors import is_failure, os_error, status_error, winerror_from_status
+from ._win32.errors import is_failure, status_error, winerror_from_status
 from ._win32.kernel import Kernel
+from ._win32.layers import base_handle
 from ._win32.prototypes import argument
 from ._win32.types import (
     AFD_POLL_INFO,
-    DWORD,
     HANDLE,
     IO_STATUS_BLOCK,
     OBJECT_ATTRIBUTES,
@@ -314,26 +314,6 @@ def _nobody(_closed: bool, _reset: bool) -> None:
     """The sink of a registration that is over."""
 
 
-def base_handle(kernel: Kernel, handle: int) -> int:
-    """The socket under whatever layered service providers wrapped around it: the one that AFD knows.
-
-    QUIRK(wine): any number is answered with itself; what is no socket shows when the request is refused.
-
-    Raises:
-        OSError: not a socket.
-    """
-    base, returned = HANDLE(), DWORD()
-    where = (0, 0, ctypes.addressof(base), ctypes.sizeof(base), ctypes.addressof(returned), 0, 0)
-    if not kernel.WSAIoctl(handle, Ioctl.SIO_BASE_HANDLE, *where):
-        return base.value
-    code = kernel.last_error()
-    # QUIRK(lsp): some providers swallow SIO_BASE_HANDLE, which they are told not to do, and answer the ioctl that the
-    # system's own WSAPoll uses (https://github.com/python-trio/trio/issues/1659).
-    if code != WsaError.NOTSOCK and not kernel.WSAIoctl(handle, Ioctl.SIO_BSP_HANDLE_POLL, *where):
-        return base.value
-    raise os_error(code, "WSAIoctl(SIO_BASE_HANDLE)", f"handle {handle}")
-
-
 def _poll_arguments(operation: PollOperation, device: int) -> tuple[Any, ...]:
     # The packet brings back ApcContext, so that is the operation's address; an OVERLAPPED begins with an
     # IO_STATUS_BLOCK, so that is the same.
@@ -377,4 +357,4 @@ def _open_device(kernel: Kernel) -> int:
     return handle.value
 
 
-__all__ = ["GROUP_MAX", "Interest", "Readiness", "Registration", "base_handle", "of", "refuse_owned"]
+__all__ = ["GROUP_MAX", "Interest", "Readiness", "Registration", "of", "refuse_owned"]

@@ -340,6 +340,17 @@ def sender_of(operation: ReadFromOperation) -> Any:
     return sockaddr.decode(raw)
 
 
+def set_sender(operation: ReadFromOperation, sender: Any) -> None:
+    """Let `sender_of` tell this address, as if the kernel had written it. The operation must not be pending."""
+    if sender is None:  # As of a connected socket's peer, whom the kernel need not name.
+        operation.address_length = 0
+        return
+    family = socket.AF_INET if len(sender) == 2 else socket.AF_INET6
+    packed = sockaddr.encode(family, sender)
+    ctypes.memmove(operation.address + ReadFromOperation.sender.offset, packed, len(packed))
+    operation.address_length = len(packed)
+
+
 def send_to_operation(proactor: Proactor, endpoint: Endpoint, data: bytes, packed_address: bytes) -> WriteToOperation:
     """A WSASendTo of one datagram to a packed address (`b""` for the connected peer)."""
     operation = proactor.arena.operation(WriteToOperation, IoType.WRITE_TO)

@@ -8,7 +8,7 @@ from iocp_loop._win32.constants import AfdPoll, Ioctl, Status, WsaError
 from iocp_loop._win32.types import AFD_POLL_INFO, OVERLAPPED
 
 from .datagrams import FakeDatagramSocket
-from .handles import FakeHandle, FakeSocketBase, Request, Result
+from .handles import BASE_BIT, FakeHandle, FakeSocketBase, Request, Result
 from .network import FakeSocket
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class AfdCalls:
         if not isinstance(self._handles.get(handle), FakeSocketBase):
             return self._fail(WsaError.NOTSOCK, -1)
         assert code == Ioctl.SIO_BASE_HANDLE
-        ctypes.c_size_t.from_address(out).value = handle
+        ctypes.c_size_t.from_address(out).value = handle | (BASE_BIT if self.layered else 0)
         return 0
 
     def NtCreateFile(self: Any, handle_at: int, *_rest: int) -> int:
@@ -103,7 +103,7 @@ class AfdCalls:
         assert (context, code) == (block, Ioctl.AFD_POLL)
         asked = AFD_POLL_INFO.from_address(given).Handles[0]
         ranges = [(context, ctypes.sizeof(OVERLAPPED)), (answer, answer_size)]
-        polled = self._handles.get(asked.Handle)
+        polled = self._handles.get(asked.Handle & ~BASE_BIT)
         if not isinstance(polled, FakeSocketBase):
             return Status.INVALID_HANDLE
         for request in self._open:

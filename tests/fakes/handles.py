@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 
 Result = tuple[int, int]  # NTSTATUS, byte count
 
+# In the handle that a socket is told to have under the layers; a real one is a handle of its own.
+BASE_BIT = 0x1000_0000
+# What a layered provider answers to calls that it does not pass on.
+ERROR_INVALID_FUNCTION = 1
+ERROR_NOT_SUPPORTED = 50
+
 
 def os_error(cls: type[OSError], number: int, winerror: int) -> OSError:
     """An OSError as Python's socket raises it on Windows, on any system."""

@@ -37,10 +37,11 @@ from iocp_loop._win32.types import OVERLAPPED, WSABUF
 from .afd import AfdCalls
 from .datagrams import DatagramCalls
 from .files import FileCalls
-from .handles import FakeHandle, Request, Result
-from .network import StreamCalls
+from .handles import BASE_BIT, ERROR_NOT_SUPPORTED, FakeHandle, Request, Result
+from .network import FakeSocket, StreamCalls
 from .pipes import PipeCalls
 from .ports import TURNS_MAX, Port, PortCalls
+from .profiles import WINDOWS, Profile
 from .rules import Deadlock, Interrupted, RuleChecks, Violation
 
 # What a peer does: each step is one action; it yields whether it could do anything.
@@ -79,9 +80,18 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
     Args:
         seed: names the schedule.
         chances: what the schedule is made of.
+
+    Attributes:
+        profile: the system it plays; `default_profile` unless a test sets another before it makes a handle.
+        layered: the provider stands between programs and the system's sockets: it refuses skip mode and cancels; "base"
+            passes cancels on where they name the socket below.
     """
 
+    default_profile = WINDOWS
+
     def __init__(self, seed: int, chances: Chances | None = None) -> None:
+        self.profile: Profile = self.default_profile
+        self.layered = ""
         self.seed = seed
         self.random = random.Random(seed)
         self.chances = chances or Chances()
@@ -185,7 +195,12 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
         in_flight = [request for request in self._in_flight.values() if request.sock.handle == handle]
         del self._handles[handle]
         self._free_handles.append(handle)
-        if in_flight:
+        if self.layered:
+            # Closing is all that ends a request there.
+            for request in in_flight:
+                if request in self._open:
+                    self._finish(request, (Status.CANCELLED, request.moved))
+        elif in_flight:
             self.violation(f"handle {handle:#x} is closed with {in_flight} in flight: cancel, and wait for the packets")
 
     # -- the Kernel protocol -----------------------------------------------------------------------------------
@@ -202,12 +217,16 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
     def CancelIoEx(self, handle: int, overlapped: int, /) -> int:
         self.count("CancelIoEx")
         self.interrupt()
-        thing = self._handles.get(handle)
+        thing = self._handles.get(handle & ~BASE_BIT)
         if thing is None:
             return self._fail(Error.INVALID_HANDLE)
+        if thing.is_socket and (self.layered == "all" or (self.layered and not handle & BASE_BIT)):
+            return self._fail(ERROR_NOT_SUPPORTED)
         found = [r for r in self._open if r.sock is thing and overlapped in (0, r.address)]
         if not found:
             return self._fail(Error.NOT_FOUND)
+        if self.profile.a_cancel_ends_all_receives and isinstance(thing, FakeSocket) and thing.backlog is None:
+            found += [r for r in thing.receives if r not in found and any(r.line is other.line for other in found)]
         # One that was cancelled before, and has not answered yet, is found again. (Wine would say NOT_FOUND of it.)
         for request in [request for request in found if not request.cancelled]:
             request.cancelled = True

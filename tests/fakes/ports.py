@@ -8,7 +8,7 @@ from iocp_loop._operation import ORPHANS
 from iocp_loop._win32.constants import INFINITE, INVALID_HANDLE_VALUE, Error, NotificationMode, Status
 from iocp_loop._win32.types import OVERLAPPED_ENTRY
 
-from .handles import FakeHandle, Request
+from .handles import ERROR_INVALID_FUNCTION, FakeHandle, Request
 from .rules import Deadlock
 
 TURNS_MAX = 100_000  # Of one wait. No schedule of ours comes near it; more means that two sides spin.
@@ -47,6 +47,8 @@ class PortCalls:
 
     def SetFileCompletionNotificationModes(self: Any, handle: int, flags: int, /) -> int:
         self.count("SetFileCompletionNotificationModes")
+        if self.layered:
+            return self._fail(ERROR_INVALID_FUNCTION)
         self.thing(handle, FakeHandle).skips_port = bool(flags & NotificationMode.SKIP_COMPLETION_PORT_ON_SUCCESS)
         return 1
 

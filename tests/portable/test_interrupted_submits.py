@@ -113,7 +113,7 @@ def test_a_refused_call_whose_error_another_call_has_replaced_is_found_out_by_a_
     """The kernel cancels only what it has; what it has, and was cancelled, is asked for again by whoever wants it."""
     it = connection()
     it.submit_interrupted(after=True)
-    it.proactor._interrupted.codes[it.receive.address] = int(Error.INVALID_PARAMETER)
+    it.proactor.interrupted.codes[it.receive.address] = int(Error.INVALID_PARAMETER)
     it.deliver()
     assert it.results == [Error.OPERATION_ABORTED]
 

@@ -23,6 +23,7 @@ LEVELS = {
     "_port": 1,
     "_endpoint": 1,
     "_interrupted": 2,
+    "_cancels": 2,
     "_proactor": 2,
     "_sockets": 3,
     "_pipes": 3,
@@ -325,7 +326,7 @@ def test_overlapped_calls_start_in_one_place():
         for node in parsed.nodes(ast.Call)
         if isinstance(node.func, ast.Attribute) and node.func.attr == "CancelIoEx"
     }
-    assert cancels == {"_proactor.py"}
+    assert cancels == {"_cancels.py"}
 
 
 def test_instruments_are_imported_only_when_asked_for(module):

@@ -1,0 +1,260 @@
+"""What a cancel does beside what was asked: Windows ends a receive's siblings, and some providers do not cancel at all."""
+
+import asyncio
+
+import pytest
+from fakes.kernel import Chances, FakeKernel
+from fakes.profiles import PROFILES
+from fakes.recorders import StreamStage, wait_until_connected
+from fakes.stage import BaseStage
+
+from iocp_loop import _sockets
+
+LAYERED = ["base", "all"]
+SENT = b"abcdefghi"
+QUICK = Chances(slow_cancel=0, late_success=0, idle=0, would_block=0)
+
+
+@pytest.fixture(params=PROFILES)
+def system(request, monkeypatch):
+    """Each system in turn."""
+    monkeypatch.setattr(FakeKernel, "default_profile", PROFILES[request.param])
+    return request.param
+
+
+class Stage(BaseStage):
+    """A pair of sockets that the loop's futures know, and that the test owns."""
+
+    def __init__(self, seed=0, chances=None, layered=""):
+        super().__init__(seed, chances)
+        self.kernel.layered = layered
+        self.futures = self.loop._futures
+        self.socks = list(self.kernel.socketpair())
+        for sock in self.socks:
+            self.know(sock)
+
+    def know(self, sock):
+        self.futures.adopt(sock, self.loop.proactor.register(sock.fileno(), skip_port=self.random.random() < 0.5))
+
+    def look_at_what_is_left(self):
+        for sock in self.socks:
+            sock.close()
+        assert self.loop.reports == []
+        super().look_at_what_is_left()
+
+
+def sender(sock, messages):
+    for message in messages:
+        yield False
+        while message:
+            try:
+                message = message[sock.send(message) :]
+            except BlockingIOError:
+                yield False
+        yield True
+
+
+def pipe_writer(pipe, messages):
+    for message in messages:
+        yield False
+        while message:
+            written = pipe.write(message)
+            message = message[written:]
+            yield bool(written)
+
+
+def datagram_sender(sock, address, messages):
+    for message in messages:
+        yield False
+        while True:
+            try:
+                sock.sendto(message, address)
+                break
+            except BlockingIOError:
+                yield False
+        yield True
+
+
+class Streams(Stage):
+    """Its own sockets, or some that belong to another port."""
+
+    is_foreign = False
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        if self.is_foreign:
+            for sock in self.socks:
+                sock.close()
+            self.socks = list(self.kernel.socketpair())
+            for sock in self.socks:
+                self.kernel.give_away(sock)
+                self.futures.adopt(sock, _sockets.register(self.loop.proactor, sock))
+
+    async def receive(self):
+        return await self.futures.recv(self.socks[0], 100)
+
+    def send(self, messages):
+        self.kernel.act(sender(self.socks[1], messages))
+
+
+class ForeignStreams(Streams):
+    is_foreign = True
+
+
+class Pipes(Streams):
+    def __init__(self, seed):
+        super().__init__(seed)
+        for sock in self.socks:
+            sock.close()
+        self.socks = list(self.kernel.pipe_pair())
+
+    def send(self, messages):
+        self.kernel.act(pipe_writer(self.socks[1], messages))
+
+
+class Datagrams(Streams):
+    def __init__(self, seed):
+        super().__init__(seed)
+        for sock in self.socks:
+            sock.close()
+        self.socks = [self.kernel.datagram_socket(), self.kernel.datagram_socket()]
+        self.futures.adopt(self.socks[0], _sockets.register(self.loop.proactor, self.socks[0]))
+
+    async def receive(self):
+        data, address = await self.futures.recvfrom(self.socks[0], 100)
+        assert address == self.socks[1].getsockname()
+        return data
+
+    def send(self, messages):
+        self.kernel.act(datagram_sender(self.socks[1], self.socks[0].getsockname(), messages))
+
+
+async def given_up(task):
+    """Whether it was: cancelled, and not done before."""
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("kind", [Streams, ForeignStreams, Pipes, Datagrams])
+def test_a_receive_goes_on_when_another_one_beside_it_times_out(schedules, system, kind):
+    """Several wait for the same socket, and all but one are given up, while the bytes come, before, or after.
+
+    The one that stays gets what came for the others too late.
+    """
+
+    def run(seed):
+        stage = kind(seed)
+        received = []
+        stage.run(receive(stage, received))
+        assert sorted(b"".join(received)) == sorted(SENT)  # Which receive is served first is the kernel's affair.
+
+    async def receive(stage, received):
+        waiting = [asyncio.ensure_future(stage.receive()) for _ in range(3)]
+        await asyncio.sleep(0)
+        stays = waiting.pop(stage.random.randrange(3))
+        when = stage.random.choice(("before", "while", "after"))
+        if when == "before":
+            stage.send([SENT])
+        for task in waiting:
+            task.cancel()
+        if when == "while":
+            stage.send([SENT])
+        for task in waiting:
+            if not await given_up(task):
+                received.append(task.result())
+        if when == "after":
+            stage.send([SENT])
+        if b"".join(received) == SENT:
+            await given_up(stays)
+            return
+        received.append(await stays)
+        while sum(map(len, received)) < len(SENT):
+            received.append(await stage.receive())
+
+    schedules(run, 150)
+
+
+def test_a_receive_that_ends_because_its_socket_was_closed_is_not_begun_again():
+    """The handle's value may be a stranger's by then."""
+    stage = Stage(chances=QUICK, layered="all")  # Where it is closed before its packets have come.
+    sock, _ = stage.socks
+
+    async def scenario():
+        first, second = (asyncio.ensure_future(stage.futures.recv(sock, 100)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        stage.kernel.settle_all()
+        calls = stage.kernel.calls["WSARecv"]
+        stage.socks.remove(sock)
+        sock.close()
+        with pytest.raises(OSError, match="operation aborted"):
+            await second
+        assert first.cancelled()
+        assert stage.kernel.calls["WSARecv"] == calls
+
+    stage.run(scenario())
+
+
+@pytest.mark.parametrize("layered", LAYERED)
+def test_a_provider_that_refuses_skip_mode_and_cancels_costs_no_byte_and_no_connection(schedules, layered):
+    """Security software between Winsock and the system's sockets."""
+
+    def run(seed):
+        stage = StreamStage(seed)
+        stage.kernel.layered = layered
+        for end in stage.connection():
+            end.meddle = stage.meddle
+        stage.run(talk_and_close(stage))
+        assert stage.loop.reports == []
+
+    async def talk_and_close(stage):
+        await stage.act_for_a_while()
+        stage.budget = 0
+        for end in stage.ends:
+            await wait_until_connected(end)
+            end.transport.resume_reading()
+        await asyncio.sleep(0.01)
+        for end in stage.random.sample(stage.ends, len(stage.ends)):
+            end.transport.close() if stage.random.random() < 0.5 else end.transport.abort()
+        for end in stage.ends:
+            await end.lost
+
+    schedules(run, 150)
+
+
+@pytest.mark.parametrize("layered", LAYERED)
+def test_a_receive_that_nobody_can_cancel_is_given_up_when_it_ends(layered):
+    """The socket under the layers is asked; if that refuses too, what comes at last begins the next receive."""
+    stage = Stage(chances=QUICK, layered=layered)
+    sock, peer = stage.socks
+
+    async def scenario():
+        receiving = asyncio.ensure_future(stage.futures.recv(sock, 100))
+        await asyncio.sleep(0)
+        receiving.cancel()
+        stage.loop.call_later(0.01, lambda: stage.kernel.act(sender(peer, [b"late"])))
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+        assert (stage.kernel.now_ms > 0) is (layered == "all")
+        assert await stage.futures.recv(sock, 100) == b"late"
+
+    stage.run(scenario())
+
+
+@pytest.mark.parametrize("layered", LAYERED)
+def test_a_loop_closes_at_once_although_nothing_can_be_cancelled(layered):
+    stage = Stage(chances=QUICK, layered=layered)
+    endpoints = [stage.loop.proactor.register(sock.fileno(), sock) for sock in stage.kernel.socketpair()]
+
+    async def scenario():
+        for endpoint in endpoints:
+            buffer = stage.futures._receive_buffer(endpoint, 100)
+            stage.futures._submit_plainly(stage.futures._receive(endpoint, buffer, 0), lambda _operation, count: count)
+        await asyncio.sleep(0)
+
+    stage.run(scenario())
+    assert stage.kernel.now_ms == 0
