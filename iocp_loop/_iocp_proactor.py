@@ -268,6 +268,8 @@ class IocpProactor:
         _sockets.bind_to_any(conn)
         verbs = _sockets.verbs_of(endpoint)
         operation = verbs.connect_operation(self.core, endpoint, conn, address)
+        if _sockets.is_this_machine(address):
+            self.core.kernel.hasten_refusal(conn)
 
         def finish(_operation: OverlappedEx, _count: int) -> None:
             verbs.finish_connect(conn)

@@ -269,6 +269,12 @@ def connect_operation(proactor: Proactor, endpoint: Endpoint, sock: socket.socke
     return operation
 
 
+def is_this_machine(address: Any) -> bool:
+    """Whether a resolved address is a loopback one."""
+    host: str = address[0].removeprefix("::ffff:")
+    return host.startswith("127.") or host == "::1"
+
+
 def finish_connect(sock: socket.socket) -> None:
     """Make a connected socket a full one: getpeername and shutdown work."""
     sock.setsockopt(socket.SOL_SOCKET, SocketOption.UPDATE_CONNECT_CONTEXT, b"")

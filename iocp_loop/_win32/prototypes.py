@@ -9,7 +9,8 @@ change its prototypes):
 * `hot`: brief, and without argtypes. ctypes spends 150 to 240 ns per argument that it must convert; a hot call is
   made with a tuple of prepared argument objects (see `argument`), which cost a fifth of that. A plain int must never
   be passed to one: ctypes would hand over 32 bits and leave the upper half of the slot undefined;
-* `waiting`: as hot, but the GIL is released: the one call that blocks, once per batch.
+* `waiting`: as hot, but the GIL is released: the call that blocks, once per batch; and TransmitFile, which may read the
+  beginning of the file before it returns, from a disk that sleeps or a network share.
 """
 
 import ctypes
@@ -145,7 +146,7 @@ EXTENSIONS: tuple[Proto, ...] = (
        LocalSockaddrLength=POINTER_TO, RemoteSockaddr=POINTER_TO, RemoteSockaddrLength=POINTER_TO),
     _p("mswsock", "ConnectEx", BOOL, HOT, s=SOCKET, name=POINTER_TO, namelen=INT, lpSendBuffer=POINTER_TO,
        dwSendDataLength=DWORD, lpdwBytesSent=POINTER_TO, lpOverlapped=POINTER_TO),
-    _p("mswsock", "TransmitFile", BOOL, HOT, hSocket=SOCKET, hFile=HANDLE, nNumberOfBytesToWrite=DWORD,
+    _p("mswsock", "TransmitFile", BOOL, WAITING, hSocket=SOCKET, hFile=HANDLE, nNumberOfBytesToWrite=DWORD,
        nNumberOfBytesPerSend=DWORD, lpOverlapped=POINTER_TO, lpTransmitBuffers=POINTER_TO, dwReserved=DWORD),
 )
 

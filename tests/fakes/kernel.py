@@ -214,6 +214,9 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
     def skips_port_safely(self, sock: Any) -> bool:
         return bool(sock.type == socket.SOCK_STREAM)
 
+    def hasten_refusal(self, sock: Any) -> None:
+        self.count("hasten_refusal")
+
     def CancelIoEx(self, handle: int, overlapped: int, /) -> int:
         self.count("CancelIoEx")
         self.interrupt()

@@ -12,10 +12,10 @@ import pytest
 
 from iocp_loop import IocpEventLoop
 from iocp_loop._operation import IoType
-from iocp_loop._win32.constants import Error, Status, WsaError
+from iocp_loop._win32.constants import Error, Ioctl, Status, WsaError
 
 from .peers import LOCALHOST, Echo, Recorder, serving
-from .watched import here, pending, turns, until
+from .watched import failed, here, pending, turns, until
 
 
 def free_port():
@@ -165,8 +165,6 @@ async def test_happy_eyeballs_does_not_wait_for_an_address_that_hangs(monkeypatc
             if swallowed:
                 return function(*args)
             swallowed.append(args)
-            from .watched import failed
-
             return failed("ConnectEx", Error.IO_PENDING)
 
         def cancel(function, args):
@@ -326,3 +324,35 @@ async def test_what_is_no_address_is_an_error_and_not_a_crash(address):
     with nonblocking() as sock:
         with pytest.raises((TypeError, ValueError, OverflowError, OSError)):
             await here().sock_connect(sock, address)
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, LOCALHOST), (socket.AF_INET6, "::1")])
+async def test_a_connect_to_this_machine_is_told_not_to_repeat_what_is_refused(family, host):
+    """Windows takes two seconds to believe a refusal; it is told before the connect, and whether it obeys or not."""
+    calls = []
+    here().watched.faults["WSAIoctl"] = lambda function, args: (calls.append(args[1]), function(*args))[1]
+    here().watched.faults["ConnectEx"] = lambda function, args: (calls.append("ConnectEx"), function(*args))[1]
+    with socket.socket(family) as sock:
+        sock.setblocking(False)
+        with socket.socket(family) as nobody, pytest.raises(ConnectionRefusedError):
+            nobody.bind((host, 0))
+            await here().sock_connect(sock, nobody.getsockname())
+    assert calls.index(Ioctl.SIO_TCP_INITIAL_RTO) < calls.index("ConnectEx")
+
+
+async def test_a_system_that_cannot_hasten_refusals_is_asked_once():
+    calls = []
+
+    def refuse(function, args):
+        if args[1] != Ioctl.SIO_TCP_INITIAL_RTO:
+            return function(*args)
+        calls.append(args[1])
+        return failed("WSAIoctl", WsaError.OPNOTSUPP)
+
+    here().watched.faults["WSAIoctl"] = refuse
+    async with serving(Echo) as (_, address):
+        for _ in range(2):
+            transport, protocol = await here().create_connection(Recorder, *address)
+            transport.close()
+            await protocol.gone()
+    assert len(calls) == 1

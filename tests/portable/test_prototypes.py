@@ -17,7 +17,7 @@ ALL = (*PROTOTYPES, *EXTENSIONS)
 PACKAGE = Path(prototypes.__file__).parents[1]
 PROTOCOL_MEMBERS = {name for name, value in vars(Kernel).items() if inspect.isfunction(value) and name[0] != "_"}
 # Of the protocol, what is no Win32 function.
-OWN_MEMBERS = {"last_error", "extension", "skips_port_safely"}
+OWN_MEMBERS = {"last_error", "extension", "hasten_refusal", "skips_port_safely"}
 # Bound directly, below the Kernel protocol or beside it: what level 0 itself and the stomp arena call.
 BELOW_THE_PROTOCOL = {"RtlNtStatusToDosError", "VirtualAlloc", "VirtualFree"}
 
@@ -74,8 +74,8 @@ def test_a_hot_call_has_an_overlapped_and_returns_its_code(proto):
     assert proto.restype in (ctypes.c_int32, NTSTATUS)
 
 
-def test_only_the_wait_gives_up_the_gil_among_the_hot_calls():
-    assert [proto.name for proto in ALL if proto.style == WAITING] == ["GetQueuedCompletionStatusEx"]
+def test_of_the_hot_calls_only_those_that_may_block_give_up_the_gil():
+    assert [proto.name for proto in ALL if proto.style == WAITING] == ["GetQueuedCompletionStatusEx", "TransmitFile"]
 
 
 @pytest.mark.parametrize("value", [0, 1, 0x7FFF_FFFF, ctypes.c_size_t(-1).value])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iocp_loop import _sockets
 from iocp_loop._win32.sockaddr import SOCKADDR_MAX, decode, encode, resolve
 
 PORTS = st.integers(0, 0xFFFF)
@@ -119,3 +120,20 @@ def test_an_address_that_a_socket_refuses_is_refused_in_the_same_way(family, add
         sock.sendto(b"", address)
     with pytest.raises(theirs.type):
         resolve(family, address)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_it"),
+    [
+        (("127.0.0.1", 1), True),
+        (("127.255.0.3", 1), True),
+        (("::1", 1, 0, 0), True),
+        (("::ffff:127.0.0.1", 1, 0, 0), True),
+        (("::ffff:192.0.2.1", 1, 0, 0), False),
+        (("1.127.0.1", 1), False),
+        (("::1:1", 1, 0, 0), False),
+        (("fe80::1", 1, 0, 3), False),
+    ],
+)
+def test_what_is_an_address_of_this_machine(address, is_it):
+    assert _sockets.is_this_machine(address) is is_it

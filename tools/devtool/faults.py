@@ -34,8 +34,8 @@ FAULTS = (
     Fault(
         "handle-closed-before-its-operations",
         "_proactor.py",
-        "                self._end_operations(endpoint)\n            else:\n                self._finish_close(endpoint)",
-        "                self._end_operations(endpoint)\n            self._finish_close(endpoint)",
+        "self._end_operations(endpoint)\n            else:\n                self._finish_close(endpoint)",
+        "self._end_operations(endpoint)\n            self._finish_close(endpoint)",
         _PROACTOR,
     ),
     Fault(
