@@ -41,9 +41,9 @@ class Arena(Protocol):
         """Take back a buffer that no pending operation names."""
 
 
-@functools.lru_cache(maxsize=64)
-def _array_type(size: int) -> Any:
-    # A type that is made anew for each buffer is garbage that only the cycle collector finds.
+@functools.lru_cache(maxsize=512)
+def array_type(size: int) -> Any:
+    """The type of an array of chars. Made anew for each buffer, it would be garbage that only the collector finds."""
     return ctypes.c_char * size
 
 
@@ -54,7 +54,7 @@ class HeapArena:
         return cls(io_type)
 
     def buffer(self, size: int) -> Any:
-        return _array_type(size)()
+        return array_type(size)()
 
     def message_buffer(self, size: int) -> Any:
         # Not zeroed, which for a large array takes longer than to receive into it; and not copied when it comes full.

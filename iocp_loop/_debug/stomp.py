@@ -23,7 +23,7 @@ import weakref
 from collections import deque
 from typing import Any
 
-from .._arena import OperationT, retire
+from .._arena import OperationT, array_type, retire
 from .._operation import ORPHANS, IoType, LifetimeError, OverlappedEx
 from .._win32 import prototypes
 from .._win32.constants import Memory
@@ -43,7 +43,6 @@ class StompArena:
         self._free = prototypes.bind("VirtualFree")
         self._lock = threading.RLock()
         self._blocks: dict[int, tuple[int, int]] = {}  # block address -> (first page, bytes committed)
-        self._quarantine: deque[int] = deque()  # first pages of the blocks released last
 
     def operation(self, cls: type[OperationT], io_type: IoType) -> OperationT:
         """As in `Arena`. The pages go when the operation is released, or some time after it died."""
@@ -54,7 +53,7 @@ class StompArena:
 
     def buffer(self, size: int) -> Any:
         """As in `Arena`. The pages go when the buffer is released, or some time after it died."""
-        array = (ctypes.c_char * size).from_address(self._place(size))
+        array = array_type(size).from_address(self._place(size))
         weakref.finalize(array, _died.append, (self, ctypes.addressof(array))).atexit = False
         return array
 
@@ -93,13 +92,15 @@ class StompArena:
         first, committed = block
         if not self._free(first, committed, Memory.DECOMMIT):
             raise LifetimeError(f"the pages of the block at {address:#x} could not be made inaccessible")
-        self._quarantine.append(first)
-        if len(self._quarantine) > QUARANTINE_MAX:
-            self._free(self._quarantine.popleft(), 0, Memory.RELEASE)
+        _quarantine.append(first)
+        if len(_quarantine) > QUARANTINE_MAX:
+            self._free(_quarantine.popleft(), 0, Memory.RELEASE)
 
 
 # Blocks whose Python objects are dead, of all arenas: the loop of one may have placed its last.
 _died: deque[tuple[StompArena, int]] = deque()
+# First pages of the blocks released last, of all arenas: those of a loop that is gone would stay reserved for ever.
+_quarantine: deque[int] = deque()
 
 
 def _stomp_the_dead() -> None:

@@ -53,7 +53,11 @@ class StreamTransport(EndpointTransport):
         verbs: ModuleType | None = None,
         context: contextvars.Context | None = None,
     ) -> None:
-        facts = Facts(extra or ())
+        facts = Facts()
+        if extra:
+            # A table that is copied whole is not made of one that was freed: each connection would leave one behind.
+            for name, fact in extra.items():
+                facts[name] = fact
         facts.handle, facts.addresses = handle, addresses
         super().__init__(loop, endpoint, handle, facts, context)
         if server is not None:

@@ -9,6 +9,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from iocp_loop import IoType, LifetimeError, _arena, _operation
 from iocp_loop._debug import stomp
 from iocp_loop._debug.stomp import PAGE_SIZE, StompArena
 from iocp_loop._operation import PlainOperation, ReadOperation
-from iocp_loop._win32.constants import Status
+from iocp_loop._win32 import prototypes
+from iocp_loop._win32.constants import Memory, Status
 
 ROOT = Path(__file__).parents[2]
 BEFORE, AFTER = "reached the crime", "survived the crime"
@@ -174,6 +176,18 @@ def test_a_released_address_is_never_given_out_again():
         assert operation.address not in seen
         seen.add(operation.address)
         arena.release(operation)
+
+
+def test_of_arenas_that_are_gone_no_more_pages_stay_reserved_than_of_one(monkeypatch):
+    """A process that makes many loops, one after the other: it may have so many regions of memory and no more."""
+    monkeypatch.setattr(stomp, "QUARANTINE_MAX", 3)
+    monkeypatch.setattr(stomp, "_quarantine", deque())
+    given_back, free = [], prototypes.bind("VirtualFree")
+    for _ in range(10):
+        arena = StompArena()
+        arena._free = lambda *args: (given_back.append(args[0]) if args[2] == Memory.RELEASE else None, free(*args))[1]
+        arena.release(arena.operation(PlainOperation, IoType.WAIT))
+    assert len(given_back) == 7
 
 
 def test_releasing_twice_is_once():
