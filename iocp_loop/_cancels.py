@@ -16,6 +16,8 @@ What is asked may be refused. That costs time, and never an operation:
                                                                       closes its handle first, which ends them; a
                                                                       single operation stays until it ends by itself
 
+A question for which memory was missing is asked again before each wait, until it is asked.
+
 Sources: MSDN, CancelIoEx; SIO_BASE_HANDLE. libuv asks the base socket too.
 """
 
@@ -41,6 +43,7 @@ class Cancels:
     def __init__(self, proactor: "Proactor") -> None:
         self._proactor = proactor
         self._kernel = proactor.kernel
+        self._unasked: list[tuple[Endpoint, int]] = []
         self._forgets = getattr(self._kernel, "forgets_cancels", False)
 
     def cancel(self, operation: OverlappedEx) -> None:
@@ -93,7 +96,22 @@ class Cancels:
         return self._kernel.last_error() not in _ANSWERED
 
     def _ask(self, endpoint: Endpoint, address: int) -> bool:
-        """CancelIoEx; False if it is refused."""
+        """CancelIoEx, of one operation or (0) of all; False if it is refused."""
+        try:
+            return self._ask_now(endpoint, address)
+        except MemoryError:
+            self._unasked.append((endpoint, address))
+            if len(self._unasked) == 1:
+                self._proactor.before_wait.append(self._ask_those)
+            return True
+
+    def _ask_those(self) -> None:
+        unasked, self._unasked = self._unasked, []
+        for endpoint, address in unasked:
+            if endpoint.operations and not self._ask(endpoint, address) and endpoint.closing:
+                self._proactor.end_operations(endpoint)
+
+    def _ask_now(self, endpoint: Endpoint, address: int) -> bool:
         if self._kernel.CancelIoEx(endpoint.handle, address) or self._kernel.last_error() in _ANSWERED:
             return True
         return endpoint.is_socket and self._ask_base(endpoint, address)

@@ -324,8 +324,6 @@ class CompletionPort:
         Packets that are still queued are lost: let every operation on the port's handles complete first.
         """
         with self._lock:
-            if self._closing:
-                return
             self._closing = True
         # QUIRK(wine): Wine 8 leaves a thread waiting for ever on a port that was closed under it, so each waiter is
         # woken by a packet of its own before the handle goes.
@@ -335,7 +333,8 @@ class CompletionPort:
         while self._count_waiting() and time.monotonic() < deadline:
             time.sleep(0.001)
         handle, self._handle = self._handle, 0
-        self._kernel.CloseHandle(handle)
+        if handle:  # Otherwise it is closed: here, by another thread, or before an interrupt.
+            self._kernel.CloseHandle(handle)
 
     def _count_waiting(self) -> int:
         # This thread does not wait, whatever an interrupt in the middle of its last wait has left behind.

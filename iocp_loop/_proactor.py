@@ -144,17 +144,17 @@ class Proactor:
             endpoint.on_closed = on_closed
             endpoint.closing = True
             if endpoint.operations:
-                self._end_operations(endpoint)
+                self.end_operations(endpoint)
             else:
                 self._finish_close(endpoint)
         except BaseException:
             # An interrupt in the middle: asked twice is once, and not asked is never.
             if endpoint.closing:
-                self._end_operations(endpoint)
+                self.end_operations(endpoint)
                 self._finish_close_if_last(endpoint)
             raise
 
-    def _end_operations(self, endpoint: Endpoint) -> None:
+    def end_operations(self, endpoint: Endpoint) -> None:
         """Cancel them all; where that is refused, close the handle before they are over, which ends them."""
         if self.cancels.cancel_all(endpoint) or endpoint.owner is None:
             return

@@ -94,17 +94,20 @@ class Registration:
 class _Device:
     """A handle of the AFD device, and how many sockets are polled through it."""
 
-    __slots__ = ("_close", "endpoint", "handle", "users")
+    __slots__ = ("_close", "endpoint", "handle", "watches")
 
     endpoint: Endpoint
 
     def __init__(self, kernel: Kernel) -> None:
         self._close = kernel.CloseHandle
         self.handle = _open_device(kernel)
-        self.users = 0
+        self.watches: set[_Watch] = set()
 
     def close(self) -> None:
-        self._close(self.handle)
+        """Close the handle. Twice is once: its value may be somebody else's by then."""
+        handle, self.handle = self.handle, 0
+        if handle:
+            self._close(handle)
 
 
 class _Watch:
@@ -115,13 +118,11 @@ class _Watch:
         asked: base and conditions as they stand in the request.
         leaving: nobody has been interested for a turn.
         polling: the request is in the kernel, or its answer was not looked at yet.
-        changed: to be looked at before the next wait.
     """
 
     __slots__ = (
         "asked",
         "base",
-        "changed",
         "device",
         "handle",
         "leaving",
@@ -138,7 +139,7 @@ class _Watch:
         self.base = handle
         self.asked = (0, 0)
         self.polling = False
-        self.changed = self.leaving = False
+        self.leaving = False
 
 
 def of(proactor: Proactor) -> "Readiness":
@@ -162,7 +163,7 @@ class Readiness:
     def __init__(self, proactor: Proactor) -> None:
         self._proactor = proactor
         self._watches: dict[int, _Watch] = {}
-        self._changed: list[_Watch] = []
+        self._changed: dict[_Watch, None] = {}  # to be looked at before the next wait, in order
         self._roomy: list[_Device] = []  # devices that can take one more
 
     def __repr__(self) -> str:
@@ -203,10 +204,9 @@ class Readiness:
         if not self._roomy:
             self._roomy.append(self._open_group())
         device = self._roomy[-1]
-        operation = self._proactor.arena.operation(PollOperation, IoType.POLL)
-        device.users += 1
-        if device.users == GROUP_MAX:
+        if len(device.watches) == GROUP_MAX - 1:
             self._roomy.pop()
+        operation = self._proactor.arena.operation(PollOperation, IoType.POLL)
         operation.endpoint = device.endpoint
         operation.deliver = self._on_polled
         operation.start = self._proactor.kernel.NtDeviceIoControlFile
@@ -214,6 +214,7 @@ class Readiness:
         operation.request.Timeout = AFD_POLL_FOREVER
         operation.request.NumberOfHandles = 1
         watch = operation.keepalive = _Watch(handle, device, operation)
+        device.watches.add(watch)
         return watch
 
     def _open_group(self) -> _Device:
@@ -227,30 +228,27 @@ class Readiness:
         return device
 
     def _note_change(self, watch: _Watch) -> None:
-        if not watch.changed:
-            watch.changed = True
-            self._changed.append(watch)
-            if len(self._changed) == 1:
-                self._proactor.before_wait.append(self._apply_changes)
+        """Look at it before the next wait. Twice is once, so that whoever was interrupted may note it again."""
+        if self._apply_changes not in self._proactor.before_wait:
+            self._proactor.before_wait.append(self._apply_changes)
+        self._changed[watch] = None
 
     def _apply_changes(self) -> None:
         """Before a wait: let the kernel know the net effect of the turn."""
-        changed, self._changed = self._changed, []
-        watch = None
+        changed, self._changed = self._changed, {}
         try:
-            for watch in changed:
-                watch.changed = False
+            for watch in tuple(changed):
                 self._apply_change(watch)
+                del changed[watch]
         except BaseException:
-            # An interrupt: what it kept from being done is still to be done.
-            for each in changed:
-                if each is watch:
-                    self._note_change(each)
-                elif each.changed and each not in self._changed:  # It is, if it has asked to be looked at again.
-                    self._changed.append(each)
+            # An interrupt: what it kept from being done is still to be done, by the same call.
+            self._changed = changed | self._changed
             raise
+        if self._changed:  # By what was done; this call is taken off the list when it returns.
+            self._proactor.before_wait.append(self._apply_changes)
 
     def _apply_change(self, watch: _Watch) -> None:
+        """Do what is still to be done for it; it may have been begun before an interrupt."""
         if watch.polling:
             if not watch.registrations or not all(each.covered for each in watch.registrations):
                 # Its packet comes back to _on_polled, and the change is noted again. If it was on its way already,
@@ -280,18 +278,23 @@ class Readiness:
         self._proactor.submit(watch.operation)
 
     def _drop(self, watch: _Watch) -> None:
-        del self._watches[watch.handle]
+        if self._watches.get(watch.handle) is watch:
+            del self._watches[watch.handle]
         self._proactor.release(watch.operation)
         device = watch.device
-        if device.users == GROUP_MAX:
+        device.watches.discard(watch)
+        if device not in self._roomy:
             self._roomy.append(device)
-        device.users -= 1
+
+    def awaits(self, operation: OverlappedEx) -> bool:
+        """Whether an interrupt has left its answer unread, so that it must be delivered again."""
+        return operation.keepalive.polling and not self._proactor.holds(operation)
 
     def _on_polled(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
         assert isinstance(operation, PollOperation)
         watch: _Watch = operation.keepalive
-        watch.polling = False
         self._note_change(watch)
+        watch.polling = False  # From here on it is asked again, whatever becomes of this answer.
         if status == Status.CANCELLED or (status and winerror_from_status(status, is_socket=True) == WsaError.NOBUFS):
             # More is asked for; or the system was short of memory, which says nothing about the socket. Asked again.
             return

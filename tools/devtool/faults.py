@@ -27,15 +27,15 @@ FAULTS = (
     Fault(
         "close-does-not-cancel",
         "_proactor.py",
-        "            if endpoint.operations:\n                self._end_operations(endpoint)\n            else:",
+        "            if endpoint.operations:\n                self.end_operations(endpoint)\n            else:",
         "            if endpoint.operations:\n                pass\n            else:",
         _PROACTOR,
     ),
     Fault(
         "handle-closed-before-its-operations",
         "_proactor.py",
-        "self._end_operations(endpoint)\n            else:\n                self._finish_close(endpoint)",
-        "self._end_operations(endpoint)\n            self._finish_close(endpoint)",
+        "self.end_operations(endpoint)\n            else:\n                self._finish_close(endpoint)",
+        "self.end_operations(endpoint)\n            self._finish_close(endpoint)",
         _PROACTOR,
     ),
     Fault(
