@@ -323,22 +323,40 @@ def test_a_round_cancels_a_few_in_each_turn(monkeypatch):
     stage.run(scenario())
 
 
-def test_a_round_that_fails_is_reported_and_the_next_one_comes(monkeypatch):
-    """A cancel raises, for want of memory say."""
+def test_a_cancel_without_memory_is_asked_before_the_next_wait(monkeypatch):
+    """Of one receive, by an idle round; and of all, by a close."""
     monkeypatch.setattr(_idle, "BUFFERS_MIN", 1)
     stage = Stage()
 
-    def provoke():
+    async def scenario():
+        await asyncio.sleep(_idle.ROUND_S + 1)
         stage.kernel.chances.memory_error = 1
-        try:
-            stage.loop.idle_rounds._go_on_time()
-        finally:
-            stage.kernel.chances.memory_error = 0
+        stage.loop.idle_rounds._go_on_time()
+        stage.kernel.chances.memory_error = 0
+        await asyncio.sleep(0)
+        assert not with_buffers(stage)
+        stage.kernel.chances.memory_error = 1
+        stage.ours.transport.abort()
+        stage.kernel.chances.memory_error = 0
+        assert await stage.ours.lost is None
+
+    stage.play(scenario)
+
+
+def test_a_round_that_fails_is_reported_and_the_next_one_comes(monkeypatch):
+    """A cancel raises."""
+    monkeypatch.setattr(_idle, "BUFFERS_MIN", 1)
+    stage = Stage()
+
+    def refuse(*_args):
+        raise RuntimeError("from the kernel")
 
     async def scenario():
         await asyncio.sleep(_idle.ROUND_S + 1)
-        with pytest.raises(MemoryError):
-            provoke()
+        with monkeypatch.context() as now:
+            now.setattr(stage.kernel, "CancelIoEx", refuse)
+            with pytest.raises(RuntimeError, match="from the kernel"):
+                stage.loop.idle_rounds._go_on_time()
         assert with_buffers(stage)
         await asyncio.sleep(2 * _idle.ROUND_S)
         assert not with_buffers(stage)
