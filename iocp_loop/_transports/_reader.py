@@ -385,6 +385,8 @@ class Reader:
         except (SystemExit, KeyboardInterrupt):
             if told is None:
                 self.receive = OUT  # It is delivered again.
+            else:
+                self.transport.close()  # As for no answer: nobody asks a second time.
             raise
         except BaseException as exc:
             self.transport.fatal_error(exc, "Fatal error: protocol.eof_received() call failed.")
@@ -394,8 +396,7 @@ class Reader:
 
     def keep_for_later(self, rest: bytes) -> None:
         """An interrupt ended the delivery in the middle: it ends the loop's run, and not the stream."""
-        # A copy: it may be the very memory that the next receive fills.
-        self._endpoint.leftover = bytes(memoryview(rest)) + self._endpoint.leftover
+        self._endpoint.leftover = bytes(memoryview(rest)) + self._endpoint.leftover  # A copy: it may be filled again.
         if self.delivery is STRAIGHT:
             self._put_behind()
 
@@ -403,8 +404,7 @@ class Reader:
         """All of the buffer was filled: take a new one, before the protocol gets to see what may be the old one."""
         self._small_receives = 0
         if self.buffered and self._direct and self._size_class >= DIRECT_CLASS:
-            # It is copied, and the rest received without it.
-            return
+            return  # It is copied, and the rest received without it.
         if self._size_class < len(RECEIVE_SIZES) - 1:
             self._change_buffer(self._size_class + 1)
         elif type(self._operation.buffer) is bytes:

@@ -313,3 +313,28 @@ def test_exceptions_out_of_the_kernel_silence_no_endpoint(schedules, fault, fore
             assert exc is None or (isinstance(exc, MemoryError) and fault == "memory_error")
 
     schedules(run, 60)
+
+
+@pytest.mark.parametrize(
+    ("status", "waits"), [(Status.CONNECTION_RESET, False), (Status.PORT_UNREACHABLE, False), (Status.NO_MEMORY, True)]
+)
+def test_an_answer_of_icmp_costs_reception_no_time_and_trouble_of_its_own_a_while(status, waits):
+    """The one is about a datagram that was sent, the other about the socket, and asking at once would be no use."""
+    stage = Stage(0, Chances(inline=0, idle=0, late_success=0))
+    receiver, sender = stage.parties[:2]
+    arrived = stage.loop.create_future()
+    stage.meddle = lambda party: arrived.set_result(None) if party.received else None
+
+    async def scenario():
+        await asyncio.sleep(0)
+        receiver.sock.fail(status)
+        stage.kernel.settle_all()
+        sender.send(b"behind it", receiver.name)
+        await arrived
+        assert len(receiver.told) == 1
+        assert (stage.kernel.now_ms > 0) is waits
+        for party in stage.parties:
+            party.transport.close()
+            await party.lost
+
+    stage.run(scenario())

@@ -323,6 +323,23 @@ def test_a_round_cancels_a_few_in_each_turn(monkeypatch):
     stage.run(scenario())
 
 
+@pytest.mark.parametrize("exc", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_out_of_eof_received_closes_the_connection(exc):
+    """It has given no answer, and nobody asks for one a second time: the connection must not stay half open."""
+    stage = Stage()
+
+    async def scenario():
+        def interrupted():
+            raise exc
+
+        await wait_until_connected(stage.ours)
+        stage.ours.eof_received = interrupted
+        stage.peer.close()
+        assert await stage.ours.lost is None
+
+    stage.run_through_interrupts(scenario())
+
+
 def test_a_cancel_without_memory_is_asked_before_the_next_wait(monkeypatch):
     """Of one receive, by an idle round; and of all, by a close."""
     monkeypatch.setattr(_idle, "BUFFERS_MIN", 1)

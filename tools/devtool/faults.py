@@ -267,7 +267,7 @@ FAULTS = (
         "_futures.py",
         "        result[0].close()",
         "        pass",
-        "future_orders listener_orders",
+        "iocp_proactor",
     ),
     Fault(
         "uncovered-watcher-told",
@@ -279,7 +279,7 @@ FAULTS = (
     Fault(
         "watch-not-polled-again",
         "_readiness.py",
-        "        watch.polling = False\n        self._note_change(watch)",
+        "        self._note_change(watch)\n        watch.polling = False",
         "        watch.polling = False",
         "readiness_orders",
     ),
