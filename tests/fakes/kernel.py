@@ -27,6 +27,7 @@ import random
 import socket
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from iocp_loop._operation import SETTLED
@@ -74,6 +75,11 @@ class Chances:
     idle: float = 0.3  # let a wait see nothing of what could have happened
 
 
+def socket_module() -> Any:
+    """`socket`, for a module that makes sockets: they are the newest fake kernel's."""
+    return SimpleNamespace(**vars(socket) | {"socket": lambda *_: FakeKernel.newest.accepting_socket()})
+
+
 class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, FileCalls, AfdCalls):
     """Sockets, requests and one completion port, under one seed.
 
@@ -88,8 +94,10 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
     """
 
     default_profile = WINDOWS
+    newest: "FakeKernel"
 
     def __init__(self, seed: int, chances: Chances | None = None) -> None:
+        FakeKernel.newest = self
         self.profile: Profile = self.default_profile
         self.layered = ""
         self.seed = seed

@@ -334,9 +334,7 @@ class StreamCalls:
         self.count("socket")
         if self.chance("no_handle"):
             raise os_error(OSError, errno.EMFILE, WsaError.MFILE)
-        sock = self.socket()
-        sock.setblocking(False)
-        return sock
+        return self.socket()  # type: ignore[no-any-return]
 
     def connect_to(self: Any, listener: FakeSocket) -> FakeSocket:
         """A client in the listener's backlog."""

@@ -178,6 +178,37 @@ def test_a_receive_goes_on_when_another_one_beside_it_times_out(schedules, syste
     schedules(run, 150)
 
 
+def test_a_receive_given_up_on_a_foreign_socket_leaves_nobody_watching_it():
+    """Before the socket is ready again."""
+    stage = ForeignStreams(0)
+
+    async def scenario():
+        receiving = asyncio.ensure_future(stage.receive())
+        await asyncio.sleep(0.01)
+        assert len(stage.loop.proactor.readiness._watches) == 1
+        assert await given_up(receiving)
+        await asyncio.sleep(0.01)
+        assert len(stage.loop.proactor.readiness._watches) == 0
+
+    stage.run(scenario())
+
+
+def test_a_reset_of_a_foreign_socket_is_told_although_its_recv_calls_it_the_end():
+    """As Wine 8's does; readiness has said that it was a reset."""
+    stage = ForeignStreams(0)
+
+    async def scenario():
+        receiving = asyncio.ensure_future(stage.receive())
+        await asyncio.sleep(0.01)
+        endpoint = stage.futures.endpoint(stage.socks[0])
+        stage.socks[1].close()
+        endpoint.reading._on_ready(closed=False, reset=True)
+        with pytest.raises(ConnectionResetError):
+            await receiving
+
+    stage.run(scenario())
+
+
 def test_a_receive_that_ends_because_its_socket_was_closed_is_not_begun_again():
     """The handle's value may be a stranger's by then."""
     stage = Stage(chances=QUICK, layered="all")  # Where it is closed before its packets have come.

@@ -8,6 +8,7 @@ exactly once and last; whatever the network says, and whatever a callback does, 
 
 import asyncio
 import contextlib
+import itertools
 
 import pytest
 from fakes.datagrams import PAYLOAD_MAX
@@ -333,6 +334,29 @@ def test_an_answer_of_icmp_costs_reception_no_time_and_trouble_of_its_own_a_whil
         await arrived
         assert len(receiver.told) == 1
         assert (stage.kernel.now_ms > 0) is waits
+        for party in stage.parties:
+            party.transport.close()
+            await party.lost
+
+    stage.run(scenario())
+
+
+def test_of_many_datagrams_that_wait_a_bounded_number_goes_out_in_a_turn():
+    """Others run between, however much the socket takes."""
+    stage = Stage(0, Chances(would_block=1, inline=0, idle=0))
+    sender, receiver = stage.parties[:2]
+
+    async def scenario():
+        await asyncio.sleep(0)
+        for number in range(5 * _datagram.BURST_MAX):
+            sender.transport.sendto(str(number).encode(), receiver.name)
+        stage.kernel.chances.would_block = 0
+        seen = [0]
+        while sender.transport.get_write_buffer_size():
+            await asyncio.sleep(0)
+            seen.append(len(sender.sock.sent))
+        assert max(after - before for before, after in itertools.pairwise(seen)) <= _datagram.BURST_MAX + 1
+        assert seen[-1] == 5 * _datagram.BURST_MAX
         for party in stage.parties:
             party.transport.close()
             await party.lost

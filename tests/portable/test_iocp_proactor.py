@@ -12,7 +12,7 @@ import types
 
 import pytest
 from fakes.datagrams import PAYLOAD_MAX
-from fakes.kernel import Chances
+from fakes.kernel import Chances, socket_module
 from fakes.pipes import FakePipeEnd
 from fakes.rules import Interrupted
 from fakes.stage import BaseStage
@@ -312,10 +312,7 @@ def test_a_client_waits_for_a_free_instance_and_does_not_wait_for_a_pipe_that_is
 
 @pytest.fixture(autouse=True)
 def sockets_of_the_fake_kernel(monkeypatch):
-    def prepare_accept(operation, listener):
-        _sockets.set_accepting_socket(operation, listener.kernel.accepting_socket())
-
-    monkeypatch.setattr(_sockets, "prepare_accept", prepare_accept)
+    monkeypatch.setattr(_sockets, "socket", socket_module())
     # A descriptor is the handle, on every system.
     monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(get_osfhandle=lambda descriptor: descriptor))
 

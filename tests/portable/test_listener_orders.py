@@ -8,8 +8,9 @@ keeps nobody busy; when a listener is closed, nothing of it is left.
 import asyncio
 
 import pytest
-from fakes.kernel import Chances
+from fakes.kernel import Chances, socket_module
 from fakes.servers import Client, ServerStage
+from fakes.stage import Interrupted
 
 from iocp_loop import _asyncio_private as private
 from iocp_loop import _sockets
@@ -18,12 +19,7 @@ from iocp_loop._transports import _listener
 
 @pytest.fixture(autouse=True)
 def sockets_of_the_fake_kernel(monkeypatch):
-    """The one place where a listener makes a socket."""
-
-    def prepare_accept(operation, listener):
-        _sockets.set_accepting_socket(operation, listener.kernel.accepting_socket())
-
-    monkeypatch.setattr(_sockets, "prepare_accept", prepare_accept)
+    monkeypatch.setattr(_sockets, "socket", socket_module())
 
 
 class SocketClient(Client):
@@ -217,3 +213,23 @@ def test_accepts_that_fail_for_ever_keep_nobody_busy_and_are_tried_again():
 
     stage.run(scenario())
     assert stage.loop.reports == []
+
+
+def test_an_interrupt_where_an_accept_is_read_leaves_the_listener_with_all_its_accepts(monkeypatch):
+    """The only one that is out: the client of this moment is lost, and the next one is served."""
+    stage = Stage(0, Chances(inline=0, idle=0))
+    monkeypatch.setattr(_listener, "ACCEPTS_MIN", 1)
+    stage.serve()
+    read = _sockets.accepted_addresses
+
+    def interrupted(*_args):
+        monkeypatch.setattr(_sockets, "accepted_addresses", read)
+        raise Interrupted
+
+    async def scenario():
+        SocketClient(stage, stays=False)
+        await stage.until(lambda: _sockets.accepted_addresses is read)
+        await stage.finish()
+
+    monkeypatch.setattr(_sockets, "accepted_addresses", interrupted)
+    stage.run_through_interrupts(scenario())

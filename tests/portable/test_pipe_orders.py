@@ -12,6 +12,7 @@ from fakes import pipes
 from fakes.kernel import Chances
 from fakes.recorders import Recorder, StreamStage, pairs, wait_until_connected
 from fakes.servers import Client, ServerStage
+from fakes.stage import Interrupted
 
 from iocp_loop import _asyncio_private as private
 from iocp_loop._transports import _pipe, _reader
@@ -419,5 +420,31 @@ def test_instances_that_fail_for_ever_keep_nobody_busy(pipe_objects):
         stage.kernel.chances.submit_failure = 1
         await asyncio.sleep(10)
         await stage.finish()
+
+    stage.run(scenario())
+
+
+def test_a_message_whose_delivery_an_interrupt_has_ended_is_delivered_whole():
+    """Between its parts and the call of the protocol."""
+    stage = MessageStage(0, Chances(idle=0))
+    left, _ = stage.connection()
+
+    class OnceInterrupted(list):
+        def __iter__(self):
+            left.transport._reader._parts = []
+            raise Interrupted
+
+    async def scenario():
+        await wait_until_connected(left)
+        reader = left.transport._reader
+        parts = reader._parts = OnceInterrupted([b"one ", b"whole"])
+        with pytest.raises(Interrupted):
+            reader._deliver_message()
+        assert reader._parts is parts
+        reader._parts = list.copy(parts)
+        reader._deliver_message()
+        assert left.received == [b"one whole"]
+        left.received.clear()
+        await stage.finish_in_order()
 
     stage.run(scenario())

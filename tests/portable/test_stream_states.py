@@ -13,7 +13,7 @@ from fakes.recorders import Recorder, StreamStage, wait_until_connected
 
 from iocp_loop import _asyncio_private as private
 from iocp_loop._operation import IoType
-from iocp_loop._transports import _idle, _reader
+from iocp_loop._transports import _idle, _reader, _writer
 from iocp_loop._transports._buffered import DIRECT_ROUNDS_MAX
 from iocp_loop._transports._joining import JoinBuffer
 from iocp_loop._transports._reader import RECEIVE_SIZES, SHRINK_AFTER
@@ -548,3 +548,23 @@ def test_a_real_socket_is_shown_as_asyncio_shows_it():
         await end.lost
 
     stage.run(scenario())
+
+
+def test_a_program_that_writes_as_long_as_it_may_lets_others_run():
+    """The kernel takes everything, and yet the protocol is paused within the turn; and goes on in the next one."""
+    stage = Stage()
+
+    async def scenario():
+        for _ in range(3):
+            written = 0
+            while not stage.ours.writing_paused and written < 10 * _writer.TURN_SIZE_MAX:
+                stage.ours.write(bytes(4096))
+                written += 4096
+            assert written <= 2 * _writer.TURN_SIZE_MAX + 4096
+            await asyncio.sleep(0)
+            assert not stage.ours.writing_paused
+        stage.ours.write_eof()
+        while stage.peer.recv(1 << 20):
+            await asyncio.sleep(0)
+
+    stage.play(scenario)

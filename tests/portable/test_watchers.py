@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
-from fakes.kernel import Chances
+from fakes.kernel import Chances, FakeKernel
 from fakes.pipes import FakePipeEnd
 from fakes.stage import BaseStage
 
+from iocp_loop import _readiness
 from iocp_loop._win32.constants import Status, WsaError
 
 
@@ -231,3 +232,12 @@ async def scenario_and_leave(stage, scenario):
     assert stage.loop.proactor.readiness._watches == {}
     stage.sock.close()
     stage.peer.close()
+
+
+def test_a_device_is_closed_once_however_often_it_is_closed():
+    """After an interrupt it is closed again, and its handle's value may be somebody else's by then."""
+    kernel = FakeKernel(0)
+    device = _readiness._Device(kernel)
+    device.close()
+    device.close()
+    assert kernel.calls["CloseHandle"] == 1
