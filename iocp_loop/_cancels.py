@@ -43,6 +43,7 @@ class Cancels:
     def __init__(self, proactor: "Proactor") -> None:
         self._proactor = proactor
         self._kernel = proactor.kernel
+        self._interrupted = proactor.interrupted
         self._unasked: list[tuple[Endpoint, int]] = []
         self._forgets = getattr(self._kernel, "forgets_cancels", False)
 
@@ -50,7 +51,7 @@ class Cancels:
         """As `Proactor.cancel`."""
         if operation.state is not PENDING:
             return
-        if operation in self._proactor.interrupted:
+        if operation in self._interrupted:
             # Whether there is anything to cancel is not known yet; whoever finds out cancels it.
             operation.state = CANCELLING
             return
@@ -104,6 +105,10 @@ class Cancels:
             if len(self._unasked) == 1:
                 self._proactor.before_wait.append(self._ask_those)
             return True
+
+    def close(self) -> None:
+        """The proactor is closed, and lets this object go: nothing more is asked of the kernel."""
+        self._proactor = None  # type: ignore[assignment]  # Nobody asks it any more.
 
     def _ask_those(self) -> None:
         unasked, self._unasked = self._unasked, []

@@ -41,6 +41,10 @@ class InterruptedSubmits:
         self._proactor = proactor
         self.codes: dict[int, int] = {}
 
+    def close(self) -> None:
+        """The proactor is closed, and lets this object go: nothing more is asked of the kernel."""
+        self._proactor = None  # type: ignore[assignment]  # Nobody asks it any more.
+
     def __contains__(self, operation: OverlappedEx) -> bool:
         return operation.address in self.codes
 

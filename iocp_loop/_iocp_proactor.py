@@ -71,6 +71,7 @@ class IocpProactor:
             self._loop.call_exception_handler(
                 {"message": f"{len(stuck)} operations did not end in time; their memory is kept: {stuck!r}"}
             )
+        self._loop = None
 
     # -- endpoints ---------------------------------------------------------------------------------------------
 

@@ -69,6 +69,9 @@ class IocpEventLoop(BareSockets):
         _threaded.flush(self.proactor)
         self._futures.close()
         super().close()
+        # What refers to the loop lets it go: a closed one that nobody has is freed at once, and not by the collector.
+        self.idle_rounds.close()
+        self._selector = None
 
     # -- TCP ---------------------------------------------------------------------------------------------------
 

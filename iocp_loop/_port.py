@@ -32,6 +32,7 @@ _CLOSE_WAIT_S = 5.0
 # Between two attempts of `post_surely`.
 _POST_PAUSE_FIRST_S, _POST_PAUSE_MAX_S = 0.001, 0.1
 
+_Entries = OVERLAPPED_ENTRY * PACKETS_MAX  # Made once: a type is part of a cycle.
 _ENTRY_SIZE = OVERLAPPED_ENTRY_LAYOUT.size
 _unpack_one = OVERLAPPED_ENTRY_LAYOUT.unpack_from
 _unpack_all = OVERLAPPED_ENTRY_LAYOUT.iter_unpack
@@ -86,7 +87,7 @@ class _Batch:
     def __init__(self, handle: int) -> None:
         self.thread = threading.get_ident()
         self.waiting = False
-        self._entries = (OVERLAPPED_ENTRY * PACKETS_MAX)()
+        self._entries = _Entries()
         self._removed = ULONG()
         self.memory = memoryview(self._entries).cast("B")
         self.keys = self.memory.cast("P")  # index 0 is the first entry's key

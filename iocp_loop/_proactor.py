@@ -439,6 +439,13 @@ class Proactor:
         self._by_handle.clear()
         self.settled.clear()
         self.port.close()
+        self.before_wait.clear()
+        if self.readiness is not None:
+            self.readiness.close()
+            self.readiness = None
+        self.cancels.close()
+        self.interrupted.close()
+        self.on_stray = _print_stray  # Whoever else was told is let go: it may be what owns this proactor.
         return stuck
 
     def count_operations(self) -> dict[int, int]:

@@ -56,6 +56,7 @@ from ._win32.types import (
 # is cheap, so few.
 GROUP_MAX = 32
 _DEVICE = "\\Device\\Afd\\IocpLoop"
+_DEVICE_TEXT = ctypes.create_unicode_buffer(_DEVICE)  # Made once: its type is part of a cycle.
 _NULL = argument(POINTER_TO, 0)
 
 # sink(closed, reset): whether the socket was closed, so that nothing more will come; whether the peer has reset it.
@@ -168,6 +169,15 @@ class Readiness:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} watches={len(self._watches)}>"
+
+    def close(self) -> None:
+        """The proactor is closed: nobody is told any more, and nothing is left to the collector."""
+        for watch in tuple(self._watches.values()):
+            if not watch.operation.pending:
+                watch.operation.deliver = _unread
+                self._drop(watch)
+        self._changed.clear()
+        self._roomy.clear()
 
     def watch(self, handle: int, interest: Interest, sink: Sink, base: int | None = None) -> Registration:
         """Tell `sink` whenever the socket is ready, until `unwatch`. The sink reports its own exceptions.
@@ -313,6 +323,10 @@ class Readiness:
                 sink(closed, reset)
 
 
+def _unread(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:
+    """The sink of an answer that nobody waits for."""
+
+
 def _nobody(_closed: bool, _reset: bool) -> None:
     """The sink of a registration that is over."""
 
@@ -337,9 +351,8 @@ def _poll_arguments(operation: PollOperation, device: int) -> tuple[Any, ...]:
 
 
 def _open_device(kernel: Kernel) -> int:
-    text = ctypes.create_unicode_buffer(_DEVICE)
     size = len(_DEVICE) * ctypes.sizeof(ctypes.c_wchar)
-    name = UNICODE_STRING(size, size, ctypes.addressof(text))
+    name = UNICODE_STRING(size, size, ctypes.addressof(_DEVICE_TEXT))
     attributes = OBJECT_ATTRIBUTES(ctypes.sizeof(OBJECT_ATTRIBUTES), 0, ctypes.addressof(name))
     handle, iosb = HANDLE(), IO_STATUS_BLOCK()
     status = kernel.NtCreateFile(

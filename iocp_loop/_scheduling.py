@@ -103,8 +103,10 @@ class SchedulingLoop(private.BaseLoop):
     def close(self) -> None:
         self._timer_heap.clear()
         self._lent.clear()
-        self._returning = None
         super().close()
+        # BaseEventLoop has asked for `_scheduled`, which leaves a timer of ours there.
+        self._timer_heap.clear()
+        self._returning = None
 
     def call_soon(
         self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None

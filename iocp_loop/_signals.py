@@ -110,13 +110,20 @@ class SignalWakeup:
             for sig in list(self._handlers):
                 self.remove_handler(sig)
         self._close_sockets()
+        self._call_first = _ignore
 
     def _close_sockets(self) -> None:
         if self._sender is not None:
             self._sender.close()
             self._sender = None
-        if self._operation is not None:
-            self._proactor.close_endpoint(self._operation.endpoint)
+        operation, self._operation = self._operation, None
+        if operation is not None:
+
+            def on_closed() -> None:
+                operation.deliver = _ignore  # Breaks the cycle with this object.
+                self._proactor.release(operation)
+
+            self._proactor.close_endpoint(operation.endpoint, on_closed)
 
     # -- Ctrl+C ------------------------------------------------------------------------------------------------
 
@@ -257,3 +264,7 @@ def _is_stale(handler: Any) -> bool:
         return False
     task = handler.keywords.get("main_task")
     return task is not None and bool(task.done())
+
+
+def _ignore(*_args: object) -> None:
+    """What a loop that is closed is asked to do for signals."""

@@ -41,6 +41,11 @@ class IdleRounds:
         """A connection has given its buffer back."""
         self._buffers -= 1
 
+    def close(self) -> None:
+        """The loop is closing: no round begins any more."""
+        self._left.clear()
+        self._loop = None  # type: ignore[assignment]  # Nobody asks it any more.
+
     def _go_on_time(self) -> None:
         try:
             self.go()

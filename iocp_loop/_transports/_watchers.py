@@ -96,6 +96,7 @@ class Watchers:
         """Forget everybody; the loop is closing."""
         for watcher in list(self._table.values()):
             self._remove(watcher)
+        self._loop = None  # type: ignore[assignment]  # Nobody asks it any more.
 
     def forget(self, watcher: _Watcher) -> None:
         """Drop a watcher whose registration is over."""

@@ -8,9 +8,11 @@ import gc
 import os
 import socket
 import time
+import weakref
 
 import pytest
 
+import iocp_loop
 from iocp_loop._arena import stomp_wanted
 
 from .test_handles import Event
@@ -156,3 +158,39 @@ def test_nothing_is_left_to_the_cycle_collector(work):
             gc.garbage.clear()
             gc.enable()
         assert not left
+
+
+async def a_watched_socket(loop):
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+        right.send(b"x")
+        ready = loop.create_future()
+        loop.add_reader(left, lambda: ready.done() or ready.set_result(None))
+        await ready
+        loop.remove_reader(left)
+
+
+async def an_executors_call(loop):
+    await loop.run_in_executor(None, int)
+
+
+async def a_timer(_loop):
+    await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("work", [a_timer, a_watched_socket, an_executors_call])
+def test_a_closed_loop_is_freed_when_nobody_has_it_any_more(work):
+    """As asyncio's. Suites make a loop per test, and those that look for cycles would find ours in the next test."""
+    gc.collect()
+    gc.disable()
+    try:
+        loop = iocp_loop.new_event_loop()
+        loop.run_until_complete(work(loop))
+        loop.close()
+        known = weakref.ref(loop)
+        del loop
+        assert known() is None
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
