@@ -11,7 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
-from devtool import cache, commands, cpus, fetch, libraries, native, pins, report, stdlib, winpython  # noqa: E402
+from devtool import cache, commands, cpus, fetch, libraries, native, newest, pins, report, stdlib, winpython  # noqa: E402
 
 
 @pytest.fixture
@@ -319,3 +319,63 @@ def test_the_user_may_choose_the_processor():
     assert cpus.take([0, 1], "1") == cpus.Slot("cpu1", 1, None)
     with pytest.raises(report.Trouble, match="IOCP_LOOP_CPU=2"):
         cpus.take([0, 1], "2")
+
+
+# ---- the newest CPython
+
+
+PACKAGES = """Package: python3.9-minimal
+Version: 3.9.1-1
+Depends: libc6 (>= 2.38)
+Filename: pool/old.deb
+SHA256: 0a
+
+Package: python3.15-minimal
+Version: 3.15.0-1
+Pre-Depends: libc6 (>= 2.38)
+Depends: libpython3.15-minimal (= 3.15.0-1), libz1 (>= 1) | zlib1g, media-types | mime-support
+Filename: pool/new.deb
+SHA256: 1a
+
+Package: libpython3.15-stdlib
+Version: 3.15.0-1
+Filename: pool/stdlib.deb
+SHA256: 2a
+
+Package: libpython3.15-minimal
+Depends: libc6:any
+Filename: pool/minimal.deb
+SHA256: 3a
+
+Package: media-types
+Filename: pool/types.deb
+SHA256: 4a
+
+Package: libc6
+Filename: pool/c.deb
+SHA256: 5a
+"""
+
+
+def test_the_newest_interpreter_is_taken_with_the_libraries_that_it_needs():
+    name, packages = newest.choose(newest.parse(PACKAGES))
+    assert name == "python3.15"
+    assert [package["SHA256"] for package in packages] == ["1a", "2a", "5a", "3a"]
+
+
+def test_an_index_without_an_interpreter_is_a_clear_error():
+    with pytest.raises(report.Trouble, match="has no Python 3"):
+        newest.choose(newest.parse("Package: libc6\n"))
+
+
+def test_what_debian_has_not_signed_is_not_used(monkeypatch, capsys):
+    monkeypatch.setattr(fetch, "read", lambda _url: b"-----BEGIN PGP SIGNED MESSAGE-----\n\nnonsense")
+    assert newest.run([], REPOSITORY) == newest.STATUS_UNAVAILABLE
+    assert "cannot be had" in capsys.readouterr().err
+
+
+def test_an_index_that_is_not_the_signed_one_is_not_used(monkeypatch):
+    monkeypatch.setattr(fetch, "read", lambda _url: b"content")
+    monkeypatch.setattr(newest, "verified", lambda _signed: " 0123 ")
+    with pytest.raises(report.Trouble, match="not the file that was signed"):
+        newest.read_index()

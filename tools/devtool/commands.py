@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import coverage as measured
-from . import libraries, mutants, native, pins, report, wine
+from . import libraries, mutants, native, newest, pins, report, wine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PORTABLE = "tests/portable"
@@ -175,6 +175,13 @@ def coverage(request: Request) -> int:
     return measured.measure(request.arguments)
 
 
+def portable_on_the_newest(request: Request) -> int:
+    """The portable ring on the newest CPython that Debian has."""
+    if sys.platform == "win32":
+        raise report.Trouble("this is for Linux: the packages are Debian's.")
+    return newest.run(request.arguments, REPOSITORY)
+
+
 def make_faults(request: Request) -> int:
     """In this machine's own Python: deliberate faults, which the portable ring must catch."""
     return mutants.run(request.arguments)
@@ -206,4 +213,5 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
     "lint": lint,
     "coverage": coverage,
     "mutants": make_faults,
+    "newest": portable_on_the_newest,
 }
