@@ -71,7 +71,7 @@ class IocpEventLoop(BareSockets):
         super().close()
         # What refers to the loop lets it go: a closed one that nobody has is freed at once, and not by the collector.
         self.idle_rounds.close()
-        self._selector = None
+        self._selector = self.proactor
 
     # -- TCP ---------------------------------------------------------------------------------------------------
 
