@@ -44,7 +44,7 @@ class Cancels:
         self._proactor = proactor
         self._kernel = proactor.kernel
         self._interrupted = proactor.interrupted
-        self._unasked: list[tuple[Endpoint, int]] = []
+        self._unasked: list[tuple[Endpoint, OverlappedEx | None]] = []
         self._forgets = getattr(self._kernel, "forgets_cancels", False)
 
     def cancel(self, operation: OverlappedEx) -> None:
@@ -62,7 +62,7 @@ class Cancels:
             if operation.stop is not None:
                 operation.stop()
                 return
-            self._ask(operation.endpoint, operation.address)
+            self._ask(operation.endpoint, operation)
             if self._forgets:
                 self._ask_again(operation)
         except BaseException:
@@ -84,7 +84,7 @@ class Cancels:
                 in_kernel = True
                 operation.state = CANCELLING
         # One call for the whole handle (MSDN, CancelIoEx, lpOverlapped NULL).
-        heard = not in_kernel or self._ask(endpoint, 0)
+        heard = not in_kernel or self._ask(endpoint, None)
         if in_kernel and self._forgets:
             for operation in list(endpoint.operations):
                 self._ask_again(operation)
@@ -96,12 +96,13 @@ class Cancels:
             return True
         return self._kernel.last_error() not in _ANSWERED
 
-    def _ask(self, endpoint: Endpoint, address: int) -> bool:
-        """CancelIoEx, of one operation or (0) of all; False if it is refused."""
+    def _ask(self, endpoint: Endpoint, operation: OverlappedEx | None) -> bool:
+        """CancelIoEx, of one operation or (None) of all; False if it is refused."""
         try:
-            return self._ask_now(endpoint, address)
+            return self._ask_now(endpoint, 0 if operation is None else operation.address)
         except MemoryError:
-            self._unasked.append((endpoint, address))
+            # Kept itself, and not its address: that may be another one's by then.
+            self._unasked.append((endpoint, operation))
             if len(self._unasked) == 1:
                 self._proactor.before_wait.append(self._ask_those)
             return True
@@ -112,8 +113,9 @@ class Cancels:
 
     def _ask_those(self) -> None:
         unasked, self._unasked = self._unasked, []
-        for endpoint, address in unasked:
-            if endpoint.operations and not self._ask(endpoint, address) and endpoint.closing:
+        for endpoint, operation in unasked:
+            over = not endpoint.operations if operation is None else not operation.pending
+            if not over and not self._ask(endpoint, operation) and endpoint.closing:
                 self._proactor.end_operations(endpoint)
 
     def _ask_now(self, endpoint: Endpoint, address: int) -> bool:

@@ -56,13 +56,11 @@ class OperationFuture(asyncio.Future[Any]):
         return not self.done() and operation is self._operation and not self._core.holds(operation)
 
     def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        if status == Status.CANCELLED and self._was_a_bystander(operation):
-            count = fill_from_leftover(operation)
-            if count is None:
-                self._cancels_before = operation.endpoint.receives_cancelled
-                self._core.submit(operation)
-                return
-            status, byte_count = Status.SUCCESS, count
+        is_bystander = status == Status.CANCELLED and self._outcome is None and self._was_a_bystander(operation)
+        if is_bystander and not self._read_leftover(operation):
+            self._cancels_before = operation.endpoint.receives_cancelled
+            self._core.submit(operation)
+            return
         # Kept until it is told: after an interrupt it is delivered again, and must not be read twice.
         if self._outcome is None:
             self._outcome = self._read(operation, status, byte_count)
@@ -87,6 +85,26 @@ class OperationFuture(asyncio.Future[Any]):
         if self._cancel_requested or self.done() or endpoint.closing or operation.io_type not in RECEIVES:
             return False
         return endpoint.receives_cancelled != self._cancels_before and _is_open(operation.keepalive[0], endpoint)
+
+    def _read_leftover(self, operation: OverlappedEx) -> bool:
+        """Take what was kept for the next receive as if it had been received; False if nothing was."""
+        endpoint, size = operation.endpoint, len(operation.buffer)
+        if operation.io_type is IoType.READ:
+            if not endpoint.leftover:
+                return False
+            data, rest = endpoint.leftover[:size], endpoint.leftover[size:]
+            outcome = self._read(operation, Status.SUCCESS, _fill(operation, data))
+            # One statement, without a call: an interrupt must find it in one of both.
+            self._outcome, endpoint.leftover = outcome, rest
+            return True
+        if not endpoint.datagrams:
+            return False
+        (data, sender), *others = endpoint.datagrams
+        _sockets.verbs_of(endpoint).set_sender(operation, sender)
+        # Of one that is longer than the buffer the rest is cut off.
+        outcome = self._read(operation, Status.SUCCESS, _fill(operation, data[:size]))
+        self._outcome, endpoint.datagrams = outcome, others
+        return True
 
     def _keep_unwanted(self, operation: OverlappedEx, result: Any, byte_count: int) -> BaseException:
         """A cancelled operation succeeded all the same: nothing is lost, and nothing left open. What it is now."""
@@ -163,25 +181,10 @@ def _wake_one(core: Proactor, endpoint: Endpoint, io_type: IoType) -> None:
             return
 
 
-def fill_from_leftover(operation: OverlappedEx) -> int | None:
-    """Let a receive that is ours again hold what was kept, as if it had been received: the byte count, or None.
-
-    Of a datagram that is longer than the buffer the rest is cut off.
-    """
-    endpoint, size = operation.endpoint, len(operation.buffer)
-    if operation.io_type is IoType.READ:
-        if not endpoint.leftover:
-            return None
-        data, endpoint.leftover = endpoint.leftover[:size], endpoint.leftover[size:]
-    else:
-        if not endpoint.datagrams:
-            return None
-        data, sender = endpoint.datagrams.pop(0)
-        _sockets.verbs_of(endpoint).set_sender(operation, sender)
-    count = min(len(data), size)
+def _fill(operation: OverlappedEx, data: bytes) -> int:
     # SAFETY: its packet was dequeued, so the buffer is ours, and not yet anybody's message.
-    ctypes.memmove(address_of(operation.buffer), data, count)
-    return count
+    ctypes.memmove(address_of(operation.buffer), data, len(data))
+    return len(data)
 
 
 def _is_open(conn: Any, endpoint: Endpoint) -> bool:

@@ -271,7 +271,7 @@ def connect_operation(proactor: Proactor, endpoint: Endpoint, sock: socket.socke
 
 def is_this_machine(address: Any) -> bool:
     """Whether a resolved address is a loopback one."""
-    host: str = address[0].removeprefix("::ffff:")
+    host = str(address[0]).removeprefix("::ffff:")
     return host.startswith("127.") or host == "::1"
 
 

@@ -55,8 +55,8 @@ FAULTS = (
     Fault(
         "aborted-bystander-not-begun-again",
         "_futures.py",
-        "if status == Status.CANCELLED and",
-        "if False and",
+        "is_bystander = status == Status.CANCELLED and",
+        "is_bystander = False and",
         "cancels",
     ),
     Fault("waiting-receive-not-told-of-leftover", "_futures.py", "            core.cancel(operation)\n", "", "cancels"),
@@ -422,7 +422,11 @@ FAULTS = (
         "datagram_orders",
     ),
     Fault(
-        "unasked-cancel-forgotten", "_cancels.py", "self._unasked.append((endpoint, address))", "pass", "stream_states"
+        "unasked-cancel-forgotten",
+        "_cancels.py",
+        "self._unasked.append((endpoint, operation))",
+        "pass",
+        "stream_states",
     ),
     Fault(
         "interrupted-changes-forgotten",
