@@ -24,7 +24,10 @@ from .constants import (
 from .errors import os_error
 from .types import DWORD, GUID
 
-_SYN_ONCE = struct.pack("<HBx", InitialRto.UNSPECIFIED_RTT, InitialRto.NO_SYN_RETRANSMISSIONS)
+# TCP_INITIAL_RTO_PARAMETERS; Winsock only reads it.
+_SYN_ONCE = ctypes.create_string_buffer(
+    struct.pack("<HBx", InitialRto.UNSPECIFIED_RTT, InitialRto.NO_SYN_RETRANSMISSIONS), 4
+)
 
 
 class Kernel(Protocol):
@@ -155,8 +158,8 @@ class Win32Kernel:
         """
         if not self._hastens:
             return
-        given, returned = ctypes.create_string_buffer(_SYN_ONCE, len(_SYN_ONCE)), DWORD()
-        where = (ctypes.addressof(given), len(_SYN_ONCE), 0, 0, ctypes.addressof(returned), 0, 0)
+        returned = DWORD()
+        where = (ctypes.addressof(_SYN_ONCE), len(_SYN_ONCE), 0, 0, ctypes.addressof(returned), 0, 0)
         self._hastens = not self.WSAIoctl(sock.fileno(), Ioctl.SIO_TCP_INITIAL_RTO, *where)
 
 
