@@ -37,6 +37,12 @@ def pytest_addoption(parser):
         metavar="N[:M]",
         help="portable ring: run only the schedule with seed N, or those from N up to but not including M",
     )
+    parser.addoption(
+        "--profile",
+        choices=["windows", "wine8"],
+        default="windows",
+        help="portable ring: the system that the fake kernel plays (tests/fakes/profiles.py)",
+    )
 
 
 def pytest_configure():

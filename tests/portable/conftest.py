@@ -10,6 +10,9 @@ from iocp_loop import _operation, _pipes
 # So that an assertion in there says what it saw.
 pytest.register_assert_rewrite("fakes")
 
+from fakes.kernel import FakeKernel  # noqa: E402
+from fakes.profiles import PROFILES  # noqa: E402
+
 
 @pytest.fixture
 def schedules(request: pytest.FixtureRequest) -> Callable[..., None]:
@@ -33,6 +36,12 @@ def schedules(request: pytest.FixtureRequest) -> Callable[..., None]:
                 raise
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def profile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake kernel plays the system that --profile names."""
+    monkeypatch.setattr(FakeKernel, "default_profile", PROFILES[request.config.getoption("--profile")])
 
 
 @pytest.fixture(autouse=True)
