@@ -83,8 +83,10 @@ class AfdCalls:
         self.count("WSAIoctl")
         if not isinstance(self._handles.get(handle), FakeSocketBase):
             return self._fail(WsaError.NOTSOCK, -1)
+        if self.layered == "mute":
+            return self._fail(WsaError.OPNOTSUPP, -1)
         assert code == Ioctl.SIO_BASE_HANDLE
-        ctypes.c_size_t.from_address(out).value = handle | (BASE_BIT if self.layered else 0)
+        ctypes.c_size_t.from_address(out).value = handle | (BASE_BIT if self.layered in ("base", "all") else 0)
         return 0
 
     def NtCreateFile(self: Any, handle_at: int, *_rest: int) -> int:

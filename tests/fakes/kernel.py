@@ -89,8 +89,9 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
 
     Attributes:
         profile: the system it plays; `default_profile` unless a test sets another before it makes a handle.
-        layered: the provider stands between programs and the system's sockets: it refuses skip mode and cancels; "base"
-            passes cancels on where they name the socket below.
+        layered: the provider stands between programs and the system's sockets: it refuses skip mode and cancels. "base"
+            passes cancels on where they name the socket below, "all" does not; "flat" says that there is none below,
+            and "mute" does not say.
     """
 
     default_profile = WINDOWS

@@ -10,7 +10,7 @@ from fakes.stage import BaseStage
 
 from iocp_loop import _sockets
 
-LAYERED = ["base", "all"]
+LAYERED = ["base", "all", "flat", "mute"]
 SENT = b"abcdefghi"
 QUICK = Chances(slow_cancel=0, late_success=0, idle=0, would_block=0)
 
@@ -209,6 +209,72 @@ def test_a_reset_of_a_foreign_socket_is_told_although_its_recv_calls_it_the_end(
     stage.run(scenario())
 
 
+@pytest.mark.parametrize("kind", [Streams, ForeignStreams, Pipes])
+def test_bytes_that_are_given_back_are_for_the_receive_that_waits(kind):
+    """As many as it has room for; the rest is for the next one."""
+    stage = kind(0)
+    sock = stage.socks[0]
+
+    async def scenario():
+        waiting = asyncio.ensure_future(stage.futures.recv(sock, 3))
+        await asyncio.sleep(0.01)
+        stage.futures.give_back(sock, b"kept")
+        assert await waiting == b"kep"
+        buffer = bytearray(3)
+        assert await stage.futures.recv_into(sock, buffer) == 1
+        assert buffer == b"t\0\0"
+
+    stage.run(scenario())
+
+
+@pytest.mark.parametrize("sender", [("127.0.0.1", 5), ("::1", 5, 0, 0), None])
+def test_a_datagram_that_is_given_back_is_for_the_receive_that_waits(sender):
+    """With its sender; what is longer than the buffer is cut off."""
+    stage = Datagrams(0)
+    sock = stage.socks[0]
+
+    async def scenario():
+        for data in (b"all", b"longer"):
+            waiting = asyncio.ensure_future(stage.futures.recvfrom(sock, 3))
+            await asyncio.sleep(0.01)
+            stage.futures.give_back_datagram(sock, data, sender)
+            assert await waiting == (data[:3], sender)
+
+    stage.run(scenario())
+
+
+@pytest.mark.parametrize("asked", ["one", "all"])
+def test_a_cancel_that_wine_forgets_is_asked_again(monkeypatch, asked):
+    """Of one receive, and of all that a closing handle has."""
+    monkeypatch.setattr(FakeKernel, "forgets_cancels", True, raising=False)
+    cancel, forgotten = FakeKernel.CancelIoEx, []
+
+    def forgetful(kernel, handle, address):
+        if len(forgotten) < 3:
+            forgotten.append(address)
+            return 1
+        return cancel(kernel, handle, address)
+
+    monkeypatch.setattr(FakeKernel, "CancelIoEx", forgetful)
+    stage = Stage(chances=QUICK)
+    sock = stage.socks[0]
+
+    async def scenario():
+        receiving = asyncio.ensure_future(stage.futures.recv(sock, 100))
+        await asyncio.sleep(0)
+        if asked == "one":
+            receiving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await receiving
+        else:
+            stage.loop.proactor.close_endpoint(stage.futures.endpoint(sock))
+            with pytest.raises(OSError, match="operation aborted"):
+                await receiving
+        assert len(forgotten) == 3
+
+    stage.run(scenario())
+
+
 def test_a_receive_that_ends_because_its_socket_was_closed_is_not_begun_again():
     """The handle's value may be a stranger's by then."""
     stage = Stage(chances=QUICK, layered="all")  # Where it is closed before its packets have come.
@@ -270,7 +336,7 @@ def test_a_receive_that_nobody_can_cancel_is_given_up_when_it_ends(layered):
         stage.loop.call_later(0.01, lambda: stage.kernel.act(sender(peer, [b"late"])))
         with pytest.raises(asyncio.CancelledError):
             await receiving
-        assert (stage.kernel.now_ms > 0) is (layered == "all")
+        assert (stage.kernel.now_ms > 0) is (layered != "base")
         assert await stage.futures.recv(sock, 100) == b"late"
 
     stage.run(scenario())
