@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # How often Wine is asked for the end of one operation; nine times were seen to be needed.
 CANCELS_MAX = 100
+# How long a wait may take while something could not be asked: its end may depend on nothing else.
+ASK_AGAIN_S = 0.05
 RECEIVES = frozenset({IoType.READ, IoType.READ_FROM})
 _ANSWERED = frozenset({Error.NOT_FOUND, Error.INVALID_HANDLE})
 
@@ -103,20 +105,30 @@ class Cancels:
         except MemoryError:
             # Kept itself, and not its address: that may be another one's by then.
             self._unasked.append((endpoint, operation))
-            if len(self._unasked) == 1:
-                self._proactor.before_wait.append(self._ask_those)
+            if self.ask_unasked not in self._proactor.before_wait:  # Not "the first one": an interrupt may end here.
+                self._proactor.before_wait.append(self.ask_unasked)
             return True
 
     def close(self) -> None:
         """The proactor is closed, and lets this object go: nothing more is asked of the kernel."""
         self._proactor = None  # type: ignore[assignment]  # Nobody asks it any more.
 
-    def _ask_those(self) -> None:
-        unasked, self._unasked = self._unasked, []
-        for endpoint, operation in unasked:
+    def ask_unasked(self) -> None:
+        """Ask once more what could not be asked for want of memory; before each wait."""
+        for endpoint, operation in tuple(self._unasked):
             over = not endpoint.operations if operation is None else not operation.pending
             if not over and not self._ask(endpoint, operation) and endpoint.closing:
                 self._proactor.end_operations(endpoint)
+            # Not before it was asked: after an interrupt the next wait begins with it again.
+            del self._unasked[0]
+        if self._unasked:
+            self._proactor.before_wait.append(self.ask_unasked)  # Once more: this call of it is struck off.
+
+    def limit(self, timeout: float | None) -> float | None:
+        """The time of the next wait: a short one if something is still to be asked."""
+        if not self._unasked:
+            return timeout
+        return ASK_AGAIN_S if timeout is None else min(timeout, ASK_AGAIN_S)
 
     def _ask_now(self, endpoint: Endpoint, address: int) -> bool:
         if self._kernel.CancelIoEx(endpoint.handle, address) or self._kernel.last_error() in _ANSWERED:

@@ -319,6 +319,7 @@ class Proactor:
         """
         if self.before_wait:
             self._prepare_wait()
+            timeout = self.cancels.limit(timeout)
         settled = self.settled
         if settled:
             # Served without a kernel call, but not for ever: a fast peer must not hide the others.
@@ -426,10 +427,11 @@ class Proactor:
         deadline = time.monotonic() + timeout
         while self.pending:
             self.interrupted.settle()
+            self.cancels.ask_unasked()
             remaining = deadline - time.monotonic()
             if remaining <= 0 or not self.pending:
                 break
-            self.poll(timeout_to_ms(remaining))
+            self.poll(timeout_to_ms(self.cancels.limit(remaining)))
         stuck = list(self.pending.values())
         for operation in stuck:
             # SAFETY: the kernel still owns it; it is never freed, nor is its endpoint.

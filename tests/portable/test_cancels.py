@@ -3,12 +3,15 @@
 import asyncio
 
 import pytest
+from fakes.arena import PatternArena
 from fakes.kernel import Chances, FakeKernel
 from fakes.profiles import PROFILES
 from fakes.recorders import StreamStage, wait_until_connected
-from fakes.stage import BaseStage
+from fakes.stage import BaseStage, Interrupted
 
 from iocp_loop import _sockets
+from iocp_loop._proactor import Proactor
+from iocp_loop._transports._base import ignore
 
 LAYERED = ["base", "all", "flat", "mute"]
 SENT = b"abcdefghi"
@@ -355,3 +358,87 @@ def test_a_loop_closes_at_once_although_nothing_can_be_cancelled(layered):
 
     stage.run(scenario())
     assert stage.kernel.now_ms == 0
+
+
+@pytest.mark.parametrize("fails_at", [0, 1])
+@pytest.mark.parametrize("exc", [Interrupted, MemoryError])
+def test_cancels_without_memory_are_all_asked_although_one_is_cut_short_once_more(exc, fails_at):
+    """Two connections end while memory is missing; and of the two questions that are asked later, one raises again."""
+    stage = StreamStage(0, Chances(slow_cancel=0, late_success=0, idle=0))
+    ends = [stage.connection()[0], stage.connection()[0]]
+    cancel, raising = stage.kernel.CancelIoEx, [fails_at]
+
+    def cancel_or_raise(*args):
+        if raising:
+            raising[0] -= 1
+            if raising[0] < 0:
+                raising.clear()
+                raise exc
+        return cancel(*args)
+
+    async def scenario():
+        for end in stage.ends:
+            await wait_until_connected(end)
+        await asyncio.sleep(0.01)
+        stage.kernel.chances.memory_error = 1
+        for end in ends:
+            end.transport.abort()
+        stage.kernel.chances.memory_error = 0
+        stage.kernel.CancelIoEx = cancel_or_raise
+        for end in ends:
+            assert await end.lost is None
+        assert not raising
+        for end in stage.ends:
+            end.transport.abort()
+            await end.lost
+
+    stage.run_through_interrupts(scenario())
+
+
+def test_a_cancel_without_memory_is_asked_for_as_long_as_it_takes():
+    """Nothing else can happen meanwhile: a wait without end would be one."""
+    stage = StreamStage(0, QUICK)
+    stage.connection()
+    asked, cancel = [], stage.kernel.CancelIoEx
+
+    def cancel_or_raise(*args):
+        asked.append(stage.kernel.now_ms)
+        if len(asked) < 5:
+            raise MemoryError
+        return cancel(*args)
+
+    async def scenario():
+        for end in stage.ends:
+            await wait_until_connected(end)
+        await asyncio.sleep(0.01)
+        stage.kernel.CancelIoEx = cancel_or_raise
+        for end in stage.ends:
+            end.transport.abort()
+            await end.lost
+
+    stage.run(scenario())
+    assert asked[4] > asked[3] > asked[2], "it is not spun on either"
+
+
+def test_a_proactor_that_closes_while_memory_is_missing_leaves_nothing_in_the_kernel():
+    """All that was asked was asked in vain; kept for the life of the process is only what the kernel does not return."""
+    kernel = FakeKernel(0, QUICK)
+    proactor = Proactor(kernel=kernel, arena=PatternArena())
+    kernel.watch(proactor)
+    sock, peer = kernel.socketpair()
+    endpoint = proactor.register(sock.fileno(), sock)
+    proactor.submit(_sockets.receive_operation(proactor, endpoint, ignore, proactor.arena.buffer(16)))
+    cancel, in_vain = kernel.CancelIoEx, 4 * [MemoryError]
+
+    def cancel_or_raise(*args):
+        if in_vain:
+            raise in_vain.pop()
+        return cancel(*args)
+
+    kernel.CancelIoEx = cancel_or_raise
+    try:
+        assert proactor.close(timeout=0.2) == []
+    finally:
+        peer.close()  # Which ends it in any case.
+    assert (in_vain, sock.closed) == ([], True)
+    kernel.check()
