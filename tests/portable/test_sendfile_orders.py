@@ -114,8 +114,7 @@ class FileStage(StreamStage):
             sending.sent = await self.loop.sendfile(end.transport, file, offset, count)
             assert file.tell() == min(offset, len(content)) + sending.sent or not part
         except OSError as exc:
-            is_memory = getattr(exc, "winerror", None) == WsaError.NOBUFS
-            assert is_memory or end.transport.is_closing() or end.peer.transport.is_closing()
+            assert is_memory(exc) or end.transport.is_closing() or end.peer.transport.is_closing()
         except RuntimeError:
             assert end.transport.is_closing()
         except MemoryError:
@@ -232,11 +231,18 @@ async def finish(stage):
         if not end.lost.done() and not end.transport.is_closing():
             end.write_eof()
             await asyncio.wait([other.eof, other.lost], return_when=asyncio.FIRST_COMPLETED)
-    for end, other in pairs(stage.ends):
+    for end in stage.ends:
         end.transport.close()
-        if await end.lost is not None:
-            # A receive without memory, which was told only now, because its end was paused before.
+        await end.lost
+    for end, other in pairs(stage.ends):
+        if await end.lost is not None and not end.ended_early:
+            # A receive without memory, which was told only now, because its end was paused before; or the other end's.
+            assert is_memory(await end.lost) or is_memory(await other.lost)
             end.ended_early = other.ended_early = True
+
+
+def is_memory(exc):
+    return isinstance(exc, MemoryError) or getattr(exc, "winerror", None) == WsaError.NOBUFS
 
 
 def test_files_and_writes_keep_their_order(schedules, tmp_path):
