@@ -167,6 +167,9 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
         self._in_flight.clear()
         self._open.clear()
         self._actors.clear()
+        if self._proactor is not None:
+            for endpoint in list(self._proactor.endpoints.values()):
+                self._proactor._finish_close_if_last(endpoint)  # Its transport waits for the last of its operations.
 
     def check(self, *, stuck: int = 0) -> None:
         """At the end of a schedule: no rule was broken, and nothing is left behind but `stuck` requests."""

@@ -4,7 +4,9 @@ The schedules of test_stream_orders.py say that the whole is right; these tests 
 """
 
 import asyncio
+import gc
 import socket
+import warnings
 
 import pytest
 from fakes.kernel import Chances
@@ -568,3 +570,27 @@ def test_a_program_that_writes_as_long_as_it_may_lets_others_run():
             await asyncio.sleep(0)
 
     stage.play(scenario)
+
+
+def test_a_schedule_that_fails_leaves_no_transport_to_be_reported_by_the_next_one():
+    """One that was closing, with its receive still in the kernel: its wreck failed whichever test came next."""
+
+    def fail():
+        stage = Stage(slow_cancel=1)
+
+        async def scenario():
+            await wait_until_connected(stage.ours)
+            await quiet()
+            stage.kernel.chances.idle = 1  # The cancel is not answered yet.
+            stage.ours.transport.abort()
+            await asyncio.sleep(0)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            stage.run(scenario())
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fail()
+        gc.collect()
+    assert [str(each.message) for each in told] == []
