@@ -44,6 +44,9 @@ class Wine(NamedTuple):
             # pages about a crash that is often a test's purpose. The exit status and faulthandler tell enough.
             "WINEDLLOVERRIDES": "mscoree,mshtml,winedbg.exe=",
             "WINESERVER": self.server,
+            # The tests ask for names that the machine may have to ask a name server for, such as its own in IPv6. One
+            # that never answers, as in a closed network, would cost ten seconds for each.
+            "RES_OPTIONS": "timeout:1 attempts:1",
         }
 
 

@@ -6,6 +6,7 @@ it sent, and whether it received one.
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,9 +31,13 @@ class Peers:
         return self.v4, self.v6, self.other
 
     def __enter__(self):
+        """From here on, each question about a name is asked once: a name server may be silent, and many cases ask."""
+        self._getaddrinfo = socket.getaddrinfo
+        socket.getaddrinfo = answered_once(self._getaddrinfo)
         return self
 
     def __exit__(self, *exc_info):
+        socket.getaddrinfo = self._getaddrinfo
         for sock in self._all():
             sock.close()
 
@@ -45,6 +50,28 @@ class Peers:
                     data = sock.recv(100)
                     heard.setdefault(name, []).append(data)
         return heard
+
+
+def answered_once(getaddrinfo):
+    """`getaddrinfo`, remembering what it answered, errors as well."""
+
+    @functools.cache
+    def answer(arguments, options):
+        try:
+            return getaddrinfo(*arguments, **dict(options)), None
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is the answer
+            return None, (type(exc), exc.args)
+
+    def remembering(*arguments, **options):
+        try:
+            infos, error = answer(arguments, tuple(options.items()))
+        except TypeError:  # not to be remembered: the argument of some case cannot be hashed
+            return getaddrinfo(*arguments, **options)
+        if error:
+            raise error[0](*error[1])
+        return infos
+
+    return remembering
 
 
 def bound(family, host=None):
