@@ -59,7 +59,7 @@ def answered_once(getaddrinfo):
     def answer(arguments, options):
         try:
             return getaddrinfo(*arguments, **dict(options)), None
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is the answer
+        except Exception as exc:
             return None, (type(exc), exc.args)
 
     def remembering(*arguments, **options):
