@@ -27,7 +27,7 @@ from ._operation import Deliver, IoType, OverlappedEx, PerformedOperation
 from ._proactor import Proactor
 from ._readiness import Interest, Registration
 from ._win32 import sockaddr
-from ._win32.constants import Status, WsaError
+from ._win32.constants import LENGTH_MAX, Status, WsaError
 from ._win32.errors import os_error, status_from_winerror
 from ._win32.layers import base_handle
 
@@ -206,10 +206,13 @@ def send_operation(proactor: Proactor, endpoint: ForeignEndpoint, deliver: Deliv
     return operation
 
 
-def set_send_vector(operation: PerformedOperation, chunks: Sequence[bytes], skip: int = 0) -> None:
+def set_send_vector(
+    operation: PerformedOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = LENGTH_MAX
+) -> None:
     """As in `_sockets`."""
     operation.buffer = chunks
-    operation.target, operation.progress = skip, skip
+    operation.target = skip, skip + limit
+    operation.progress = skip
 
 
 def set_send_buffer(operation: PerformedOperation, buffer: Any) -> None:
@@ -218,15 +221,15 @@ def set_send_buffer(operation: PerformedOperation, buffer: Any) -> None:
 
 
 def _send(operation: PerformedOperation) -> int:
-    sock, skip = _socket_of(operation), operation.progress
+    sock, skip, (first, end) = _socket_of(operation), operation.progress, operation.target
     for chunk in operation.buffer:
         view = memoryview(chunk)[skip:]
         skip = max(0, skip - len(chunk))
-        while view:
-            sent = sock.send(view)
+        while view and operation.progress < end:
+            sent = sock.send(view[: end - operation.progress])
             operation.progress += sent
             view = view[sent:]
-    return operation.progress - int(operation.target)
+    return operation.progress - int(first)
 
 
 # -- connections -----------------------------------------------------------------------------------------------

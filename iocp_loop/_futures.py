@@ -15,6 +15,7 @@ from ._cancels import RECEIVES
 from ._endpoint import Endpoint
 from ._operation import PENDING, IoType, OverlappedEx
 from ._proactor import Proactor
+from ._shortages import status_of_closed
 from ._win32.constants import Error, Status
 from ._win32.memory import address_of
 
@@ -56,6 +57,9 @@ class OperationFuture(asyncio.Future[Any]):
         return not self.done() and operation is self._operation and not self._core.holds(operation)
 
     def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        is_wanted = self._outcome is None and not (self._cancel_requested or self.done())
+        if status and is_wanted and self._core.shortages.begin_again(operation, status, self._is_open):
+            return
         is_bystander = status == Status.CANCELLED and self._outcome is None and self._was_a_bystander(operation)
         if is_bystander and not self._read_leftover(operation):
             self._cancels_before = operation.endpoint.receives_cancelled
@@ -84,7 +88,19 @@ class OperationFuture(asyncio.Future[Any]):
         endpoint = operation.endpoint
         if self._cancel_requested or self.done() or endpoint.closing or operation.io_type not in RECEIVES:
             return False
-        return endpoint.receives_cancelled != self._cancels_before and _is_open(operation.keepalive[0], endpoint)
+        return endpoint.receives_cancelled != self._cancels_before and self._is_open()
+
+    def _is_open(self) -> bool:
+        """Whether the handle is still what it was: a closed one's value may be a stranger's by now."""
+        endpoint = self._operation.endpoint
+        if endpoint.owner is not None:
+            return not endpoint.closing
+        conn = self._operation.keepalive[0]
+        try:
+            handle: int = conn.fileno() if endpoint.is_socket else _pipes.handle_of(conn)
+        except (OSError, TypeError, ValueError):
+            return False
+        return handle == endpoint.handle
 
     def _read_leftover(self, operation: OverlappedEx) -> bool:
         """Take what was kept for the next receive as if it had been received; False if nothing was."""
@@ -130,11 +146,52 @@ class OperationFuture(asyncio.Future[Any]):
             return None, exc
 
 
+class SendFuture(OperationFuture):
+    """The future of a whole buffer, sent piece by piece: no call is given more than `limit` bytes.
+
+    Args:
+        core, operation, loop: as for `OperationFuture`; the operation is one of `send_operation`, without a vector.
+        data: what to send.
+        sent_before: bytes, by the socket's own call; the result counts them.
+        limit: bytes of one piece.
+    """
+
+    def __init__(
+        self, core: Proactor, operation: OverlappedEx, loop: Any, data: bytes, sent_before: int, limit: int
+    ) -> None:
+        super().__init__(core, operation, lambda _operation, _count: sent_before + self._sent, loop)
+        self._verbs = verbs_of(operation.endpoint)
+        self._data = data
+        self._sent = 0
+        self._limit = limit
+        self._prepare_piece()
+
+    def _prepare_piece(self) -> None:
+        self._verbs.set_send_vector(self._operation, [self._data], self._sent, self._limit)
+
+    def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        if operation.buffer is not None and not status:
+            # One statement, without a call: delivered again after an interrupt, it must not count twice.
+            self._sent, operation.buffer = self._sent + byte_count, None
+        if status or not byte_count or self._cancel_requested or self._sent >= len(self._data):
+            super()._deliver(operation, status, byte_count)
+        elif not self._is_open():
+            super()._deliver(operation, status_of_closed(operation.endpoint), 0)
+        else:
+            self._prepare_piece()
+            self._core.submit(operation)
+
+
 class ReadyFuture(asyncio.Future[Any]):
     """The future of what needed no operation."""
 
     # asyncio.ProactorEventLoop looks here on its self-pipe's future, which is one of these after leftover bytes.
     _ov = None
+
+
+def verbs_of(endpoint: Endpoint) -> Any:
+    """The module whose verbs serve an endpoint of either kind."""
+    return _sockets.verbs_of(endpoint) if endpoint.is_socket else _pipes
 
 
 def _means_success(operation: OverlappedEx, code: int) -> bool:
@@ -185,15 +242,6 @@ def _fill(operation: OverlappedEx, data: bytes) -> int:
     # SAFETY: its packet was dequeued, so the buffer is ours, and not yet anybody's message.
     ctypes.memmove(address_of(operation.buffer), data, len(data))
     return len(data)
-
-
-def _is_open(conn: Any, endpoint: Endpoint) -> bool:
-    """Whether the handle is still what it was: a closed one's value may be a stranger's by now."""
-    try:
-        handle: int = conn.fileno() if endpoint.is_socket else _pipes.handle_of(conn)
-    except (OSError, TypeError, ValueError):
-        return False
-    return handle == endpoint.handle
 
 
 def undelivered(operation: OverlappedEx, _status: int, _byte_count: int) -> None:

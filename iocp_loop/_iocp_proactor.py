@@ -15,13 +15,22 @@ from typing import Any
 from . import _asyncio_private as private
 from . import _pipes, _sockets, _waits
 from ._endpoint import Endpoint
-from ._futures import Convert, OperationFuture, ReadyFuture, keep_bytes, keep_datagram, undelivered
-from ._operation import IoType, OverlappedEx
+from ._futures import (
+    Convert,
+    OperationFuture,
+    ReadyFuture,
+    SendFuture,
+    keep_bytes,
+    keep_datagram,
+    undelivered,
+    verbs_of,
+)
+from ._operation import SEND_MAX, IoType, OverlappedEx
 from ._port import timeout_to_ms
 from ._proactor import Proactor
 from ._win32 import sockaddr
-from ._win32.constants import Error, WsaError
-from ._win32.errors import os_error
+from ._win32.constants import LENGTH_MAX, Error, WsaError
+from ._win32.errors import is_shortage, os_error
 
 # WaitNamedPipe blocks a worker thread at most this long before it looks whether it is still wanted.
 _PIPE_WAIT_MS = 200
@@ -116,7 +125,9 @@ class IocpProactor:
         return self._submit_plainly(operation, convert)
 
     def _submit_plainly(self, operation: OverlappedEx, convert: Convert) -> OperationFuture:
-        future = OperationFuture(self.core, operation, convert, self._loop)
+        return self._begin(operation, OperationFuture(self.core, operation, convert, self._loop))
+
+    def _begin(self, operation: OverlappedEx, future: OperationFuture) -> OperationFuture:
         try:
             self.core.submit(operation)
             return future
@@ -159,8 +170,7 @@ class IocpProactor:
     def _receive_buffer(self, endpoint: Endpoint, size: int) -> Any:
         if size < 0:
             raise ValueError(f"the number of bytes to receive must be 0 or more, not {size}")
-        verbs = _sockets.verbs_of(endpoint) if endpoint.is_socket else _pipes
-        return verbs.receive_buffer(self.core, size)
+        return verbs_of(endpoint).receive_buffer(self.core, size)
 
     def _receive(self, endpoint: Endpoint, buffer: Any, flags: int) -> OverlappedEx:
         if not endpoint.is_socket:
@@ -170,30 +180,25 @@ class IocpProactor:
         return operation  # type: ignore[no-any-return]
 
     def send(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
-        """Send all of a buffer; the byte count."""
+        """Send all of a buffer; the byte count. In pieces, which alternate where two tasks send at a time."""
         endpoint = self.endpoint(conn)
-        if not endpoint.is_socket:
-            return self._write(conn, endpoint, bytes(buf))
-        size = memoryview(buf).nbytes
-        sent = 0
-        # On a blocking socket this call would hold up the whole loop; only the overlapped one returns at once.
-        if conn.gettimeout() == 0 and not any(op.io_type is IoType.WRITE for op in endpoint.operations):
-            try:
-                sent = conn.send(buf, flags)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            if sent == size:
-                return self._result(sent)
-        rest = bytes(memoryview(buf).cast("B")[sent:])
-        verbs = _sockets.verbs_of(endpoint)
-        operation = verbs.send_operation(self.core, endpoint, undelivered)
-        verbs.set_send_vector(operation, [rest])
-        return self._submit(operation, conn, lambda _operation, count: sent + count)
-
-    def _write(self, conn: Any, endpoint: Endpoint, data: bytes) -> "asyncio.Future[int]":
-        operation = _pipes.send_operation(self.core, endpoint, undelivered)
-        _pipes.set_send_vector(operation, [data])
-        return self._submit(operation, conn, lambda _operation, count: count)
+        with memoryview(buf).cast("B") as view:
+            size, sent = len(view), 0
+            # On a blocking socket this call would hold up the whole loop; only the overlapped one returns at once.
+            if (
+                endpoint.is_socket
+                and conn.gettimeout() == 0
+                and not any(op.io_type is IoType.WRITE for op in endpoint.operations)
+            ):
+                sent = _send_now(conn, view, flags)
+                if sent == size:
+                    return self._result(sent)
+            rest = bytes(view[sent:])
+        operation = verbs_of(endpoint).send_operation(self.core, endpoint, undelivered)
+        operation.keepalive = (conn, None)
+        # A pipe may be one of messages: whole, as far as one call can.
+        limit = SEND_MAX if endpoint.is_socket else LENGTH_MAX
+        return self._begin(operation, SendFuture(self.core, operation, self._loop, rest, sent, limit))
 
     # -- datagrams ---------------------------------------------------------------------------------------------
 
@@ -237,6 +242,9 @@ class IocpProactor:
                 return self._result(conn.sendto(buf, flags, addr))
             except (BlockingIOError, InterruptedError):
                 pass  # The socket's buffer is full: let the kernel keep the datagram until there is room.
+            except OSError as exc:
+                if not is_shortage(exc):
+                    raise
         packed = sockaddr.resolve(conn.family, addr)
         endpoint = self.endpoint(conn)
         operation = _sockets.verbs_of(endpoint).send_to_operation(self.core, endpoint, bytes(buf), packed)
@@ -331,6 +339,24 @@ class IocpProactor:
 
     def _unregister(self, operation: OverlappedEx) -> None:
         """Called for an operation that is over; ours is taken back when its packet is dequeued, and not before."""
+
+
+def _send_now(conn: Any, view: memoryview, flags: int) -> int:
+    """How much of it the socket's own call takes, SEND_MAX at a time; less than all where it would wait."""
+    sent = 0
+    try:
+        while sent < len(view):
+            with view[sent : sent + SEND_MAX] as piece:
+                taken = conn.send(piece, flags)
+                sent += taken
+                if taken < len(piece):
+                    break
+    except (BlockingIOError, InterruptedError):
+        pass  # The overlapped send takes the rest.
+    except OSError as exc:
+        if not is_shortage(exc):
+            raise
+    return sent
 
 
 def _sender_of(operation: OverlappedEx) -> Any:

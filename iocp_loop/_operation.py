@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 # One gathered send. A Windows provider takes any number; past a few dozen, the copying of the array outweighs the gain.
 GATHER_MAX = 64
+# Bytes that a stream gives to one call. Windows takes a send whole, of whatever size, while less than SO_SNDBUF is on
+# its way (Wine's conformance tests; KB 214397): larger ones would fill its memory, and flow control never begin.
+SEND_MAX = 1024 * 1024
 # AcceptEx wants room for two addresses, each with 16 bytes more than the largest address (MSDN, AcceptEx).
 ACCEPT_ADDRESS_SIZE = SOCKADDR_MAX + 16
 
@@ -121,6 +124,7 @@ class OverlappedEx(ctypes.Structure):
         stop: how to ask for its end where CancelIoEx is not the way; None where it is.
         buffer: the data buffer, or whatever keeps the data alive.
         keepalive: anything else that must live as long as the kernel may use it.
+        refusals: how often in a row the kernel had no memory for it; see `_shortages`.
 
     Not thread-safe: one thread at a time may prepare, submit or cancel it.
     """
@@ -137,6 +141,7 @@ class OverlappedEx(ctypes.Structure):
         "endpoint",
         "io_type",
         "keepalive",
+        "refusals",
         "start",
         "state",
         "stop",
@@ -163,6 +168,7 @@ class OverlappedEx(ctypes.Structure):
     args: tuple[Any, ...]
     buffer: Any
     keepalive: Any
+    refusals: int
     stop: Callable[[], None] | None
 
     def __init__(self, io_type: IoType) -> None:
@@ -176,6 +182,7 @@ class OverlappedEx(ctypes.Structure):
         self.address = ctypes.addressof(self)
         self.state = IDLE
         self.context = self.buffer = self.keepalive = self.stop = None
+        self.refusals = 0
 
     def __repr__(self) -> str:
         endpoint = getattr(self, "endpoint", None)

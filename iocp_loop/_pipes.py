@@ -12,10 +12,17 @@ from typing import Any
 
 from ._blocking import console_mode
 from ._endpoint import Endpoint
-from ._operation import Deliver, FileReadOperation, FileWriteOperation, IoType, OverlappedEx, PlainOperation
+from ._operation import (
+    Deliver,
+    FileReadOperation,
+    FileWriteOperation,
+    IoType,
+    OverlappedEx,
+    PlainOperation,
+)
 from ._proactor import Proactor
 from ._sockets import Outcome, winerror_of
-from ._win32.constants import INVALID_HANDLE_VALUE, Error, FileFlag, FileMode, PipeMode
+from ._win32.constants import INVALID_HANDLE_VALUE, LENGTH_MAX, Error, FileFlag, FileMode, PipeMode
 from ._win32.errors import os_error
 from ._win32.kernel import Kernel
 from ._win32.memory import address_of, address_of_bytes
@@ -142,7 +149,7 @@ def set_receive_buffer(operation: FileReadOperation, buffer: Any) -> None:
     args = (
         argument(HANDLE, operation.endpoint.handle),
         argument(POINTER_TO, address_of(buffer)),
-        argument(DWORD, len(buffer)),
+        argument(DWORD, min(len(buffer), LENGTH_MAX)),
         _NULL,
         argument(POINTER_TO, operation.address),
     )
@@ -159,8 +166,10 @@ def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> 
     return operation
 
 
-def set_send_vector(operation: FileWriteOperation, chunks: Sequence[bytes], skip: int = 0) -> None:
-    """Let the next submit write `chunks`, without the first `skip` bytes of the first one.
+def set_send_vector(
+    operation: FileWriteOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = LENGTH_MAX
+) -> None:
+    """As in `_sockets`.
 
     WriteFile knows no gathering, and on a message-mode pipe each write is one message: the first chunk only.
     """
@@ -168,7 +177,7 @@ def set_send_vector(operation: FileWriteOperation, chunks: Sequence[bytes], skip
     args = (
         argument(HANDLE, operation.endpoint.handle),
         argument(POINTER_TO, address_of_bytes(data) + skip),
-        argument(DWORD, len(data) - skip),
+        argument(DWORD, min(len(data) - skip, limit)),
         _NULL,
         argument(POINTER_TO, operation.address),
     )

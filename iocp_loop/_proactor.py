@@ -39,6 +39,7 @@ from ._operation import (
     keep_for_ever,
 )
 from ._port import CompletionPort, timeout_to_ms
+from ._shortages import Shortages
 from ._win32.constants import Error, NotificationMode, Status, WsaError
 from ._win32.errors import os_error, status_from_winerror
 from ._win32.kernel import Kernel
@@ -84,6 +85,7 @@ class Proactor:
         self.settled: deque[Settled] = deque()
         self.interrupted = InterruptedSubmits(self)
         self.cancels = Cancels(self)
+        self.shortages = Shortages(self)
         self.counts: dict[int, int] = {}  # operations submitted, by IoType; see `count_operations`
         # Told of a packet that names no operation of ours. Not raised here: the rest of its batch must be settled.
         self.on_stray: Callable[[LifetimeError], object] = _print_stray
@@ -319,7 +321,7 @@ class Proactor:
         """
         if self.before_wait:
             self._prepare_wait()
-            timeout = self.cancels.limit(timeout)
+            timeout = self.shortages.limit(self.cancels.limit(timeout))
         settled = self.settled
         if settled:
             # Served without a kernel call, but not for ever: a fast peer must not hide the others.
@@ -332,9 +334,13 @@ class Proactor:
         return settled
 
     def _prepare_wait(self) -> None:
-        for callback in tuple(self.before_wait):
-            callback()  # It may ask for another call, before the next wait.
-            self.before_wait.remove(callback)  # An interrupt before: it is called again.
+        called: list[Callable[[], None]] = []
+        # One may ask for a call of another: what it has begun needs a poll, say.
+        while callbacks := [callback for callback in self.before_wait if callback not in called]:
+            called += callbacks
+            for callback in callbacks:
+                callback()  # It may ask for another call of itself, before the next wait.
+                self.before_wait.remove(callback)  # An interrupt before: it is called again.
 
     def poll(self, timeout_ms: int) -> Any:
         """Wait for one batch of packets and settle their operations into `settled`; returns them. Runs no user code."""
@@ -446,6 +452,7 @@ class Proactor:
             self.readiness.close()
             self.readiness = None
         self.cancels.close()
+        self.shortages.close()
         self.interrupted.close()
         self.on_stray = _print_stray  # Whoever else was told is let go: it may be what owns this proactor.
         return stuck

@@ -29,7 +29,7 @@ from ._operation import (
 )
 from ._proactor import Proactor
 from ._win32 import sockaddr
-from ._win32.constants import Error, SocketOption, WsaError
+from ._win32.constants import LENGTH_MAX, Error, SocketOption, WsaError
 from ._win32.errors import os_error, status_error, winerror_from_status
 from ._win32.memory import address_of, address_of_bytes
 from ._win32.prototypes import argument
@@ -134,7 +134,7 @@ def receive_outcome(_operation: OverlappedEx, status: int, _byte_count: int) -> 
 def set_receive_buffer(operation: ReadOperation | ReadFromOperation, buffer: Any, size: int | None = None) -> None:
     """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
     wsabuf, address = operation.wsabuf, address_of(buffer)
-    length = len(buffer) if size is None else size
+    length = min(len(buffer) if size is None else size, LENGTH_MAX)
     # SAFETY: one statement, without a call: no interrupt may come between what is kept and where the kernel writes.
     operation.buffer, wsabuf.buf, wsabuf.len = buffer, address, length
 
@@ -148,27 +148,36 @@ def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> 
     return operation
 
 
-def set_send_vector(operation: WriteOperation, chunks: Sequence[bytes], skip: int = 0) -> None:
-    """Let the next submit gather `chunks`, without the first `skip` bytes of the first one. At most GATHER_MAX.
+def set_send_vector(operation: WriteOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = LENGTH_MAX) -> None:
+    """Let the next submit gather `chunks`; its result is how many bytes of them it has sent.
 
-    The chunks are bytes objects, sent from where they are: `operation.buffer` keeps them, nothing is copied.
+    They are sent from where they are: `operation.buffer` keeps them, nothing is copied.
+
+    Args:
+        operation: of `send_operation`; not pending.
+        chunks: bytes objects, 1 to GATHER_MAX of them.
+        skip: bytes of the first one that are left out.
+        limit: bytes to send at most, LENGTH_MAX or less: what is beyond is left out.
     """
     operation.buffer = chunks
-    vector = operation.wsabufs
+    vector, count = operation.wsabufs, 0
     for wsabuf, chunk in zip(vector, chunks, strict=False):
-        wsabuf.buf = address_of_bytes(chunk)
-        wsabuf.len = len(chunk)
-    if skip:
-        vector[0].buf += skip
-        vector[0].len -= skip
-    _set_send_arguments(operation, len(chunks))
+        length = len(chunk) - skip
+        wsabuf.buf = address_of_bytes(chunk) + skip
+        wsabuf.len = length if length < limit else limit
+        skip = 0
+        count += 1
+        limit -= length
+        if limit <= 0:
+            break
+    _set_send_arguments(operation, count)
 
 
 def set_send_buffer(operation: WriteOperation, buffer: Any) -> None:
     """Let the next submit send one ctypes array that pins its memory."""
     operation.buffer = buffer
     operation.wsabufs[0].buf = ctypes.addressof(buffer)
-    operation.wsabufs[0].len = len(buffer)
+    operation.wsabufs[0].len = min(len(buffer), LENGTH_MAX)
     _set_send_arguments(operation, 1)
 
 

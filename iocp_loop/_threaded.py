@@ -366,8 +366,10 @@ def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> 
     return operation
 
 
-def set_send_vector(operation: ThreadOperation, chunks: Sequence[bytes], skip: int = 0) -> None:
-    """Let the next submit write `chunks`, without the first `skip` bytes of the first one."""
+def set_send_vector(
+    operation: ThreadOperation, chunks: Sequence[bytes], skip: int = 0, _limit: int = OPERATION_MAX
+) -> None:
+    """Let the next submit write `chunks`, without the first `skip` bytes of the first one; OPERATION_MAX at most."""
     operation.buffer = chunks
     operation.args = (operation.address, skip)
 

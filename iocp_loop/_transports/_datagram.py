@@ -43,6 +43,7 @@ from .._endpoint import Endpoint
 from .._operation import OverlappedEx
 from .._win32 import sockaddr
 from .._win32.constants import WsaError
+from .._win32.errors import is_shortage
 from ._base import EndpointTransport, ignore
 from ._flow import FlowControl
 from ._repeatable import repeatable
@@ -234,7 +235,8 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             self._report_and_arm_later(exc)
             return
         if status:
-            self._on_receive_error(operation, status)
+            if not self._proactor.shortages.begin_again(operation, status):
+                self._on_receive_error(operation, status)
             return
         told = None
         try:
@@ -345,6 +347,8 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         except (BlockingIOError, InterruptedError):
             return False
         except OSError as exc:
+            if is_shortage(exc):
+                return False
             self._tell_error(exc)
         return True
 
@@ -375,6 +379,8 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         return head
 
     def _on_sent(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
+        if status and self.sending is FLUSHING and self._proactor.shortages.begin_again(operation, status):
+            return
         try:
             self._proactor.release(operation)
             if self.sending is LOST:

@@ -9,7 +9,8 @@ from ._reader import Reader
 from ._reading import STOPPED
 from ._repeatable import repeatable
 from ._send_queue import MessageQueue, as_bytes_like
-from ._writer import DIRECT, LOST, NONE, Writer
+from ._writer import Writer
+from ._writing import DIRECT, LOST, NONE
 
 if TYPE_CHECKING:
     from ._stream import StreamTransport

@@ -337,8 +337,7 @@ class Reader:
 
     def _is_to_be_told(self, operation: OverlappedEx, status: int, byte_count: int) -> bool:
         # Of a failure even a protocol that has paused hears at once, as on asyncio's other loops.
-        outcome = self._verbs.receive_outcome(operation, status, byte_count)
-        return outcome is Outcome.FAILED and self.delivery is PAUSED
+        return self.delivery is PAUSED and self._verbs.receive_outcome(operation, status, byte_count) is Outcome.FAILED
 
     def _take(self, status: int, byte_count: int) -> None:
         if (status or not byte_count) and not self._take_exceptional(status, byte_count):
@@ -370,7 +369,8 @@ class Reader:
         if outcome is Outcome.END:
             self._take_eof()
         elif outcome is Outcome.FAILED:
-            self.transport.fatal_error(error_of(self._operation, status), "Fatal read error on transport")
+            if not self._proactor.shortages.begin_again(self._operation, status):
+                self.transport.fatal_error(error_of(self._operation, status), "Fatal read error on transport")
         elif not byte_count:
             self._cast()  # Somebody wrote nothing to a byte-mode pipe: not the end.
         else:

@@ -2,21 +2,26 @@
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import accumulate, islice
 from typing import Any
 
-from .._operation import GATHER_MAX
+from .._operation import GATHER_MAX, SEND_MAX
+from .._win32.constants import LENGTH_MAX
 
 
 class SendQueue:
     """The pieces of one stream that were accepted and are not known to be sent; those in flight are among them.
 
     Attributes:
+        send_max: bytes that one send may take.
         pieces: bytes objects, which nobody else can change; the oldest first.
         skip: bytes of the first piece that were sent already.
         size: bytes that wait, in all.
     """
 
     __slots__ = ("pieces", "size", "skip")
+
+    send_max = SEND_MAX
 
     def __init__(self) -> None:
         self.pieces: deque[bytes] = deque()
@@ -33,9 +38,14 @@ class SendQueue:
         self.size += size
 
     def vector(self) -> list[bytes]:
-        """What one gathered send takes. Its first piece goes without `skip`."""
+        """What one gathered send takes. Its first piece goes without `skip`, its last as far as `send_max` allows."""
         pieces = self.pieces
-        return list(pieces) if len(pieces) <= GATHER_MAX else [pieces[i] for i in range(GATHER_MAX)]
+        if len(pieces) <= GATHER_MAX and self.size <= self.send_max:
+            return list(pieces)
+        first = list(islice(pieces, GATHER_MAX))
+        end = self.skip + self.send_max
+        whole = sum(1 for length in accumulate(map(len, first)) if length < end)
+        return first[: whole + 1]
 
     def forget(self, byte_count: int) -> None:
         """So many bytes were sent. A send may take less than it was given: the rest stays, from there on."""
@@ -60,6 +70,8 @@ class MessageQueue(SendQueue):
     """As `SendQueue`, where each piece is a message: sent by itself, all of it or none, and it may be empty."""
 
     __slots__ = ()
+
+    send_max = LENGTH_MAX
 
     def forget(self, byte_count: int) -> None:
         self.pieces.popleft()

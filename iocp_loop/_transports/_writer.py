@@ -1,33 +1,6 @@
 """The writing half of a stream transport.
 
-Two things are known of a writer: its phase, which says where its bytes are, and its refusals, which say why it accepts
-no more of them.
-
-    phase      bytes                                 a write
-    DIRECT     none wait                             is tried at once, by the socket's own call
-    GATHERING  none wait                             is queued until the turn ends: the last turns brought several
-    CORKED     wait for the end of the turn          joins them
-    FLUSHING   one overlapped send has them          waits behind it
-    SHUT       none wait, and none are accepted      is refused
-    LOST       were forgotten: abort(), an error     is refused
-
-    from       by                                              to
-    DIRECT     a write that the kernel takes whole             DIRECT
-               one that it does not                            FLUSHING
-               the second one of a turn                        CORKED
-    GATHERING  a write                                         CORKED
-    CORKED     the turn's end; or much has gathered: sent      DIRECT, GATHERING or SHUT; FLUSHING, if not whole
-    FLUSHING   its packet                                      FLUSHING while more waits; else as from CORKED
-    any empty  a first refusal                                 SHUT
-    SHUT       the last refusal is taken back                  DIRECT or GATHERING
-    any        abort, an error                                 LOST
-
-    refusal    asked for by     a write              when the last byte is out
-    EOF        write_eof()      raises               the end of file is sent
-    SENDFILE   loop.sendfile()  raises               the file's turn has come
-    CLOSING    close()          is dropped           the endpoint is closed
-
-Several refusals may stand at once; the end of file waits for a file that goes out before it.
+Its states, and what leads from one to another, stand in `_writing`.
 
 A turn's first write goes out at once, so that an answer waits for nobody; the second and later ones are gathered, so
 that a program that writes in crumbs pays one kernel call per turn and not one per crumb. A connection that was seen to
@@ -50,17 +23,18 @@ resume_writing() the last of a packet's delivery or of a turn's end. Each may wr
 
 import asyncio
 from collections.abc import Callable
-from enum import Enum, Flag
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import _asyncio_private as private
 from .._endpoint import Endpoint
-from .._operation import OverlappedEx
+from .._operation import SEND_MAX, OverlappedEx
 from .._sockets import error_of
+from .._win32.errors import is_shortage
 from ._base import ignore
 from ._flow import HIGH_WATER_DEFAULT, FlowControl
 from ._send_queue import SendQueue, as_bytes_like
+from ._writing import CLOSING, CORKED, DIRECT, EMPTY, EOF, FLUSHING, GATHERING, LOST, NONE, SENDFILE, SHUT, Refusal
 
 if TYPE_CHECKING:
     from ._stream import StreamTransport
@@ -81,36 +55,11 @@ JOIN_MAX = 64 * 1024
 _JUST_BYTES = frozenset({bytes})
 
 
-class Phase(Enum):
-    """Where a writer's bytes are; see the module's header."""
-
-    DIRECT = "direct"
-    GATHERING = "gathering"
-    CORKED = "corked"
-    FLUSHING = "flushing"
-    SHUT = "shut"
-    LOST = "lost"
-
-
-class Refusal(Flag):
-    """Why a writer accepts nothing; see the module's header."""
-
-    NONE = 0
-    EOF = 1
-    SENDFILE = 2
-    CLOSING = 4
-
-
-DIRECT, GATHERING, CORKED, FLUSHING, SHUT, LOST = Phase
-NONE, EOF, SENDFILE, CLOSING = Refusal.NONE, Refusal.EOF, Refusal.SENDFILE, Refusal.CLOSING
-_EMPTY = frozenset({DIRECT, GATHERING, SHUT})
-
-
 class Writer:
     """Sends for one transport; `verbs` as for `Reader`.
 
     Attributes:
-        phase, refusal: see the module's header.
+        phase, refusal: see `_writing`.
         flow: the water marks.
         transport: whose half this is; for reports, too.
     """
@@ -195,16 +144,33 @@ class Writer:
             self._gathers = True
             self._gather(bytes(data))
             return
+        size = len(data)
+        if size > SEND_MAX:
+            self._write_much(bytes(data))
+            return
         self._last_turn = turn
         try:
             sent = self._send_now(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as exc:
-            self.transport.fatal_error(exc, "Fatal write error on transport")
-            return
-        if sent != len(data):
+            if not is_shortage(exc):
+                self.transport.fatal_error(exc, "Fatal write error on transport")
+                return
+            sent = 0
+        if sent != size:
             self._send_rest(data, sent)
+
+    def _write_much(self, data: bytes) -> None:
+        """More than one call is given."""
+        queue = self._made_queue()
+        queue.add(data)
+        if self._endpoint.is_socket:
+            self._send_gathered()
+            self._last_turn = self._loop.turn
+        else:
+            self._flush()
+        self.flow.grown(queue.size)
 
     def _send_rest(self, data: bytes | bytearray | memoryview, sent: int) -> None:
         """The kernel did not take all of a direct write."""
@@ -334,19 +300,34 @@ class Writer:
             if len(queue.pieces) == 1:
                 # Alone in its turn: nothing is gained by letting the next one wait.
                 self._gathers = self._last_turn == self._loop.turn
-                queue.forget(self._send_now(queue.pieces[0]))
+                self._send_piece(queue)
             elif size <= CORKED_SIZE_MAX:
                 self._send_joined(queue)
         except (BlockingIOError, InterruptedError, MemoryError):
             pass  # The overlapped send takes it, from where it is.
         except OSError as exc:
-            self.transport.fatal_error(exc, "Fatal write error on transport")
-            return
+            if not is_shortage(exc):
+                self.transport.fatal_error(exc, "Fatal write error on transport")
+                return
         if queue.pieces:
             self._flush_refused()
         else:
             self._taken += size
             self._rest()
+
+    def _send_piece(self, queue: SendQueue) -> None:
+        """Send the only piece of the queue, of which nothing was sent, by as many calls as it needs."""
+        piece = queue.pieces[0]
+        if len(piece) <= SEND_MAX:
+            queue.forget(self._send_now(piece))
+            return
+        with memoryview(piece) as whole:
+            for start in range(0, len(piece), SEND_MAX):
+                with whole[start : start + SEND_MAX] as part:
+                    sent = self._send_now(part)
+                    queue.forget(sent)
+                    if sent < len(part):
+                        return
 
     def _send_joined(self, queue: SendQueue) -> None:
         """Send all of the queue in one call; what that does not take is one piece from now on."""
@@ -381,7 +362,7 @@ class Writer:
                 operation = self._verbs.send_operation(self._proactor, self._endpoint, self.on_sent)
                 operation.context = self.transport.context
                 self._operation = operation
-            self._verbs.set_send_vector(operation, queue.vector(), queue.skip)
+            self._verbs.set_send_vector(operation, queue.vector(), queue.skip, queue.send_max)
             self._proactor.submit(operation)
         except (SystemExit, KeyboardInterrupt):
             raise
@@ -393,10 +374,11 @@ class Writer:
         if self.phase is LOST:
             # What was queued is forgotten, and nobody waits for this.
             return
-        operation.buffer = None
         if status:
-            self.transport.fatal_error(error_of(operation, status), "Fatal write error on transport")
+            if byte_count or not self._proactor.shortages.begin_again(operation, status):
+                self.transport.fatal_error(error_of(operation, status), "Fatal write error on transport")
             return
+        operation.buffer = None
         queue = self._queue
         assert queue is not None
         queue.forget(byte_count)
@@ -435,7 +417,7 @@ class Writer:
     def _refuse_from_now_on(self, why: Refusal) -> None:
         self.refusal = why if self.refusal is NONE else self.refusal | why  # `|` makes a member anew, which takes long.
         self._room = 0  # Each write comes to `_refuse`.
-        if self.phase in _EMPTY:
+        if self.phase in EMPTY:
             self.phase = SHUT
 
     def write_eof(self) -> None:

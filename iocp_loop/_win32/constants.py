@@ -14,6 +14,9 @@ NTSTATUS_FAILURE_BIT = 0x8000_0000
 # is reported this way, so that every outcome travels on one path.
 NTSTATUS_WIN32_FACILITY = 0xC007_0000
 
+# Bytes that one call may be asked to move: the count is 32 bits wide, and some layers take it for a signed one.
+LENGTH_MAX = 0x7FFF_FFFF
+
 
 class Error(IntEnum):
     """winerror.h: the codes this package compares by name."""
@@ -42,6 +45,11 @@ class Error(IntEnum):
     CONNECTION_REFUSED = 1225
     PORT_UNREACHABLE = 1234
     CONNECTION_ABORTED = 1236
+    NO_SYSTEM_RESOURCES = 1450
+    WORKING_SET_QUOTA = 1453
+    PAGEFILE_QUOTA = 1454
+    COMMITMENT_LIMIT = 1455
+    NOT_ENOUGH_QUOTA = 1816
 
 
 class WsaError(IntEnum):

@@ -82,7 +82,26 @@ _WIN32_ERRORS = {
     Status.REQUEST_ABORTED: Error.CONNECTION_ABORTED,
     Status.IO_TIMEOUT: Error.SEM_TIMEOUT,
     Status.TIMEOUT: Error.WAIT_TIMEOUT,
+    Status.INSUFFICIENT_RESOURCES: Error.NO_SYSTEM_RESOURCES,
+    Status.NO_MEMORY: Error.NOT_ENOUGH_MEMORY,
+    Status.WORKING_SET_QUOTA: Error.WORKING_SET_QUOTA,
+    Status.PAGEFILE_QUOTA: Error.PAGEFILE_QUOTA,
+    Status.COMMITMENT_LIMIT: Error.COMMITMENT_LIMIT,
+    Status.QUOTA_EXCEEDED: Error.NOT_ENOUGH_QUOTA,
 }
+
+# How a call says that the system, and not the handle, is short of something: it may succeed in a moment.
+SHORTAGES = frozenset(
+    {
+        WsaError.NOBUFS,
+        Error.NOT_ENOUGH_MEMORY,
+        Error.NO_SYSTEM_RESOURCES,
+        Error.WORKING_SET_QUOTA,
+        Error.PAGEFILE_QUOTA,
+        Error.COMMITMENT_LIMIT,
+        Error.NOT_ENOUGH_QUOTA,
+    }
+)
 
 # The builtin class of each code, so that `except ConnectionResetError` works on every path. CPython's own table
 # knows the Winsock codes but few of their Win32 synonyms.
@@ -143,6 +162,11 @@ def _nt_status_to_dos_error(status: int) -> int:
     from .prototypes import bind
 
     return int(bind("RtlNtStatusToDosError")(status))
+
+
+def is_shortage(error: OSError) -> bool:
+    """Whether a call's exception says that the system was short of memory; see SHORTAGES."""
+    return getattr(error, "winerror", None) in SHORTAGES
 
 
 def os_error(code: int, operation: str, subject: str = "", advice: str = "") -> OSError:

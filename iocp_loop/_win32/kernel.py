@@ -9,6 +9,7 @@ import ctypes
 import socket
 import struct
 import sys
+import time
 from typing import Any, Protocol
 
 from . import prototypes
@@ -32,6 +33,9 @@ _SYN_ONCE = ctypes.create_string_buffer(
 
 class Kernel(Protocol):
     """The calls an event loop makes. Hot calls take prepared argument objects; all return the raw Win32 result."""
+
+    def monotonic(self) -> float:
+        """Seconds, on a clock that only goes forward."""
 
     def last_error(self) -> int:
         """The code of the calling thread's last failed call through this object."""
@@ -88,6 +92,7 @@ class Win32Kernel:
     """The real one. A function is bound the first time it is used; thread-safe, because binding twice is harmless."""
 
     def __init__(self) -> None:
+        self.monotonic = time.monotonic
         self.last_error = ctypes.get_last_error  # type: ignore[attr-defined, unused-ignore]
         self._extensions: dict[tuple[Any, ...], Any] = {}
         self._ifs: dict[tuple[int, int, int], bool] = {}

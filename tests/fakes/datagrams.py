@@ -77,6 +77,8 @@ class FakeDatagramSocket(FakeSocketBase):
             sockaddr.resolve(self.family, address)  # Raises for what is no address, as the real one does.
             if len(view) > PAYLOAD_MAX:
                 raise status_error(Status.INVALID_BUFFER_SIZE, "sendto", f"socket {self.handle}", is_socket=True)
+            if kernel.chance("no_buffers"):
+                raise os_error(OSError, errno.ENOBUFS, WsaError.NOBUFS)
             if kernel.chance("would_block"):
                 raise would_block()
             self.transmit(bytes(view), address)

@@ -66,6 +66,7 @@ class Chances:
     partial_send: float = 0.3
     short_send: float = 0.0  # end an overlapped send with success before all of it is out (Windows is said not to)
     would_block: float = 0.2  # a send that had room is told to come back
+    no_buffers: float = 0.0  # a socket's own send is refused with WSAENOBUFS
     accept_failure: float = 0.0  # an accept fails, and its client waits for the next one
     no_handle: float = 0.0  # a new socket cannot be made, or not be associated
     stuck: float = 0.0  # a request that never ends
@@ -108,6 +109,7 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
         self.accepts_fail = False  # each of them, at once, whether somebody comes or not
         self.files: dict[int, bytes] = {}  # by handle: what TransmitFile sends
         self.calls: dict[str, int] = {}  # how often each was called
+        self.largest_send = 0  # bytes that one call on a TCP socket was given
         self.violations: list[str] = []
         self._error = 0
         self._handles: dict[int, FakeHandle | Port] = {}
@@ -216,6 +218,9 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
             self.violation(f"handle {handle:#x} is closed with {in_flight} in flight: cancel, and wait for the packets")
 
     # -- the Kernel protocol -----------------------------------------------------------------------------------
+
+    def monotonic(self) -> float:
+        return self.now_ms / 1000
 
     def last_error(self) -> int:
         return self._error

@@ -88,13 +88,25 @@ class FakeSocket(FakeSocketBase):
             raise connection_reset()
         if self.peer.closed:
             return self._send_to_closed_peer(len(view))
-        room = self.peer.capacity - len(self.peer.inbound)
-        if room <= 0 or kernel.chance("would_block"):
+        kernel.largest_send = max(kernel.largest_send, len(view))
+        if kernel.chance("no_buffers"):
+            raise os_error(OSError, errno.ENOBUFS, WsaError.NOBUFS)
+        room = self.room_for(len(view))
+        if not room or kernel.chance("would_block"):
             raise would_block()
-        count = min(room, len(view))
-        if count > 1 and kernel.chance("partial_send"):
-            count = kernel.random.randrange(1, count)
-        self.deliver(view[:count])
+        self.deliver(view[:room])
+        return room
+
+    def room_for(self, size: int) -> int:
+        """How much of `size` bytes the kernel takes now."""
+        peer, profile = self.peer, self.kernel.profile
+        assert peer is not None
+        room = peer.capacity - len(peer.inbound)
+        if profile.sends_whole:
+            return size if room > 0 else 0
+        count = max(min(room, size), 0)
+        if count > 1 and self.kernel.chance("partial_send"):
+            count = self.kernel.random.randrange(1, count)
         return count
 
     def _send_to_closed_peer(self, count: int) -> int:
@@ -249,16 +261,19 @@ class Send(Request):
         peer = sock.peer
         if sock.was_reset or peer is None or peer.closed:
             return Status.CONNECTION_RESET, self.moved
+        whole = sum(size for _, size in self.pieces)
+        if sock.kernel.profile.sends_whole and not sock.room_for(whole):
+            return None
         while self.pieces:
             address, size = self.pieces.popleft()
-            room = min(size, peer.capacity - len(peer.inbound))
-            if room > 1 and sock.kernel.chance("partial_send"):
-                room = sock.kernel.random.randrange(1, room)
-            sock.deliver(ctypes.string_at(address, max(room, 0)))
-            self.moved += max(room, 0)
+            room = size if sock.kernel.profile.sends_whole else sock.room_for(size)
+            sock.deliver(ctypes.string_at(address, room))
+            self.moved += room
             if room < size:
-                self.pieces.appendleft((address + max(room, 0), size - max(room, 0)))
+                self.pieces.appendleft((address + room, size - room))
                 return (Status.SUCCESS, self.moved) if self.moved and sock.kernel.chance("short_send") else None
+            if sock.kernel.chance("short_send"):
+                break
         return Status.SUCCESS, self.moved
 
 
@@ -362,7 +377,9 @@ class StreamCalls:
         sock = self.thing(handle, FakeSocket)
         if sock.write_closed:
             return self._fail(WsaError.SHUTDOWN, -1)
-        return self._start(Send(sock, overlapped, self._ranges(overlapped, array, array_length)), -1)
+        ranges = self._ranges(overlapped, array, array_length)
+        self.largest_send = max(self.largest_send, sum(size for _, size in ranges[1:]))
+        return self._start(Send(sock, overlapped, ranges), -1)
 
     def AcceptEx(self: Any, *args: Any) -> int:
         handle, accepting, block, first_bytes, local, remote, count_at, overlapped = self._arguments("AcceptEx", args)

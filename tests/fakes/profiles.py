@@ -15,12 +15,15 @@ class Profile:
         name: for messages.
         a_cancel_ends_all_receives: CancelIoEx of one receive on a TCP socket ends all that wait on it, each with
             ERROR_OPERATION_ABORTED (https://github.com/dotnet/corefx/issues/36516, found by .NET's tests on Windows).
+        sends_whole: a send on a TCP socket is taken whole, of whatever size, while less than SO_SNDBUF is on its way, and
+            not at all otherwise (Wine's conformance tests, dlls/ws2_32/tests/sock.c, test_send_buffering; KB 214397).
     """
 
     name: str
     a_cancel_ends_all_receives: bool
+    sends_whole: bool
 
 
-WINDOWS = Profile("Windows", a_cancel_ends_all_receives=True)
-WINE_8 = Profile("Wine 8", a_cancel_ends_all_receives=False)
+WINDOWS = Profile("Windows", a_cancel_ends_all_receives=True, sends_whole=True)
+WINE_8 = Profile("Wine 8", a_cancel_ends_all_receives=False, sends_whole=False)
 PROFILES = {"windows": WINDOWS, "wine8": WINE_8}

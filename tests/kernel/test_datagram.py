@@ -393,7 +393,19 @@ async def test_what_the_network_says_of_an_earlier_datagram_is_told_and_receptio
             assert await protocol.receives(2) == [b"one", b"two"]
 
 
-@pytest.mark.parametrize("code", [WsaError.CONNRESET, WsaError.NOBUFS], ids=lambda code: code.name)
+async def test_a_kernel_without_memory_costs_no_datagram_and_nobody_is_told():
+    """WSARecvFrom says WSAENOBUFS for a while: it is asked less and less often, and then again."""
+    with bare() as peer:
+        async with endpoint() as (transport, protocol):
+            here().watched.fail("WSARecvFrom", WsaError.NOBUFS, times=8)
+            peer.sendto(b"one", name_of(transport))
+            peer.sendto(b"two", name_of(transport))
+            peer.sendto(b"three", name_of(transport))
+            assert await protocol.receives(3) == [b"one", b"two", b"three"]
+            assert protocol.errors == []
+
+
+@pytest.mark.parametrize("code", [WsaError.CONNRESET, WsaError.FAULT], ids=lambda code: code.name)
 async def test_an_error_that_comes_at_once_for_ever_is_waited_out_and_not_spun_on(code, monkeypatch):
     """While it lasts there are few calls; when it is over, reception goes on."""
     monkeypatch.setattr(_datagram, "_RETRY_DELAY_S", 0.02)
@@ -410,7 +422,7 @@ async def test_an_error_that_comes_at_once_for_ever_is_waited_out_and_not_spun_o
 
 async def test_closing_while_an_error_is_waited_out_leaves_nothing():
     async with endpoint() as (transport, protocol):
-        here().watched.fail("WSARecvFrom", WsaError.NOBUFS, times=10)
+        here().watched.fail("WSARecvFrom", WsaError.FAULT, times=10)
         transport.sendto(b"x", name_of(transport))
         await until(lambda: protocol.errors)
         transport.close()
@@ -772,7 +784,7 @@ async def test_repr_tells_where_the_receive_is():
             # The first one's packet was waited for; by then the others were there.
             assert "receive=out" in protocol.seen[1]
             assert "receive=burst" in protocol.seen[2]
-            here().watched.fail("WSARecvFrom", WsaError.NOBUFS)
+            here().watched.fail("WSARecvFrom", WsaError.FAULT)
             peer.sendto(b"x", name_of(transport))
             await until(lambda: "receive=waiting" in repr(transport))
             await until(lambda: "receive=out" in repr(transport))

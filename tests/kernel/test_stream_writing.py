@@ -8,7 +8,8 @@ import pytest
 
 from iocp_loop._operation import GATHER_MAX
 from iocp_loop._transports._flow import HIGH_WATER_DEFAULT
-from iocp_loop._transports._writer import JOIN_MAX, Phase
+from iocp_loop._transports._writer import JOIN_MAX
+from iocp_loop._transports._writing import Phase
 
 from .peers import Buffered, Recorder, connected, pattern, receive_all, receive_exactly, reset
 from .watched import here, turns, until

@@ -55,6 +55,12 @@ WIN32_CASES = [
     ("REQUEST_ABORTED", 1236, ConnectionAbortedError),
     ("IO_TIMEOUT", 121, TimeoutError),
     ("TIMEOUT", 258, TimeoutError),
+    ("INSUFFICIENT_RESOURCES", 1450, OSError),
+    ("NO_MEMORY", 8, OSError),
+    ("WORKING_SET_QUOTA", 1453, OSError),
+    ("PAGEFILE_QUOTA", 1454, OSError),
+    ("COMMITMENT_LIMIT", 1455, OSError),
+    ("QUOTA_EXCEEDED", 1816, OSError),
 ]
 
 

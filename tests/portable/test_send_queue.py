@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from iocp_loop._operation import GATHER_MAX
+from iocp_loop._operation import GATHER_MAX, SEND_MAX
 from iocp_loop._transports._send_queue import MessageQueue, SendQueue
 
 
@@ -37,6 +37,35 @@ def test_a_vector_has_no_more_pieces_than_one_send_takes():
     queue = SendQueue()
     queue.add_all([b"x"] * (GATHER_MAX + 5), GATHER_MAX + 5)
     assert len(queue.vector()) == GATHER_MAX
+
+
+@pytest.mark.parametrize(
+    ("sizes", "skip", "taken"),
+    [
+        ([SEND_MAX], 0, 1),
+        ([SEND_MAX + 1], 0, 1),
+        ([SEND_MAX, 1], 0, 1),
+        ([SEND_MAX, 1], 1, 2),
+        ([SEND_MAX - 1, 1, 1], 0, 2),
+        ([1, SEND_MAX, 1], 0, 2),
+        ([10 * SEND_MAX, 1], 9 * SEND_MAX, 1),
+    ],
+)
+def test_a_vector_ends_with_the_piece_that_one_send_takes_a_part_of(sizes, skip, taken):
+    queue = SendQueue()
+    for size in sizes:
+        queue.add(bytes(size))
+    if skip:
+        queue.forget(skip)
+    assert len(queue.vector()) == taken
+
+
+def test_a_message_is_one_send_whatever_its_size():
+    queue = MessageQueue()
+    queue.add(bytes(3 * SEND_MAX))
+    queue.add(b"next")
+    assert queue.vector()[0] is queue.pieces[0]
+    assert queue.send_max > 3 * SEND_MAX
 
 
 def test_empty_pieces_do_not_outlive_what_was_sent():

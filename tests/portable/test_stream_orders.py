@@ -16,8 +16,9 @@ from fakes.recorders import StreamStage as Stage
 from fakes.recorders import finish_in_order, pairs, wait_until_connected
 from fakes.stage import Interrupted
 
-from iocp_loop._operation import GATHER_MAX
+from iocp_loop._operation import GATHER_MAX, SEND_MAX
 from iocp_loop._transports import _reader, _writer
+from iocp_loop._transports._send_queue import SendQueue
 
 
 def play_in_order(seed, chances=None):
@@ -33,6 +34,7 @@ def play_in_order(seed, chances=None):
 
     stage.run(orderly())
     assert stage.loop.reports == []
+    return stage
 
 
 def test_every_byte_written_is_received_in_order(schedules):
@@ -217,7 +219,7 @@ def test_a_protocol_that_raises_loses_no_byte_and_no_connection(schedules):
             await asyncio.sleep(0)
         await finish_in_order(stage)
 
-    schedules(run, 250)
+    schedules(run, 500)
 
 
 def test_whatever_a_callback_does_or_raises_concerns_its_own_connection(schedules, monkeypatch):
@@ -412,31 +414,47 @@ def test_a_gather_longer_than_the_vector_goes_out_in_several_sends():
     assert stage.kernel.calls["WSASend"] == 3
 
 
-def test_a_submit_that_fails_ends_the_connection_with_its_error(schedules):
-    """WSARecv or WSASend answer WSAENOBUFS at once."""
+def test_a_kernel_without_memory_costs_time_and_no_connection(schedules):
+    """WSARecv, WSASend or the socket's own call answer WSAENOBUFS now and then."""
 
     def run(seed):
-        stage = Stage(seed, Chances(submit_failure=0.2))
-        ends = stage.connection()
-        stage.run(until_broken(stage, ends))
-        assert stage.loop.reports == []
+        play_in_order(seed, Chances(submit_failure=0.3, no_buffers=0.3))
 
-    async def until_broken(stage, ends):
-        await stage.act_for_a_while(10)
-        left, right = ends
-        for end in ends:
-            await wait_until_connected(end)
-            end.transport.resume_reading()
-        left.transport.close()
-        # Not before: two ends that flush and do not read would wait for each other.
-        await asyncio.wait([right.eof, right.lost], return_when=asyncio.FIRST_COMPLETED)
-        right.transport.close()
-        for end, other in pairs(ends):
-            exc = await end.lost
-            assert exc is None or isinstance(exc, OSError)
-            assert other.written.startswith(end.received)
+    schedules(run, 250)
 
-    schedules(run, 500)
+
+def test_no_call_is_given_more_than_a_piece_whatever_is_written(schedules, monkeypatch):
+    """Windows takes a send of any size whole: what one call is given is all that flow control can count on."""
+    monkeypatch.setattr(_writer, "SEND_MAX", 150)
+    monkeypatch.setattr(SendQueue, "send_max", 150)
+    monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 100)
+
+    def run(seed):
+        stage = play_in_order(seed, Chances(would_block=0.3))
+        assert stage.kernel.largest_send <= 150
+
+    schedules(run, 300)
+
+
+def test_a_peer_that_does_not_read_pauses_the_protocol_where_the_kernel_takes_sends_of_any_size():
+    """Of 50 MiB, one call's worth is in the kernel, and all the rest is counted."""
+    stage = Stage(0, Chances(would_block=0))
+    sock, peer = stage.kernel.socketpair()
+    end = stage.end(sock)
+    data = bytes(50 * 1024 * 1024)
+
+    async def scenario():
+        await wait_until_connected(end)
+        end.transport.write(data)
+        await asyncio.sleep(1)
+        assert len(peer.inbound) <= SEND_MAX
+        assert end.transport.get_write_buffer_size() == len(data) - len(peer.inbound)
+        assert end.writing_paused
+        end.transport.abort()
+        await end.lost
+        peer.close()
+
+    stage.run(scenario())
 
 
 def test_pause_and_resume_while_a_finished_receive_waits_for_its_delivery():
@@ -502,7 +520,7 @@ def test_one_echo_costs_one_receive_and_one_send():
 
 def test_a_closed_transport_keeps_no_operation():
     """Its memory goes back when it is closed, whoever still holds the transport, and without the garbage collector."""
-    stage = Stage(0, Chances(inline=0))
+    stage = Stage(0, Chances(inline=0, would_block=1))
     sock, peer = stage.kernel.socketpair()
     end = stage.end(sock)
     stage.kernel.act(slow_reader(peer, bytearray(), stage.random))

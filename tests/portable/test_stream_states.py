@@ -388,8 +388,8 @@ def test_a_round_that_fails_is_reported_and_the_next_one_comes(monkeypatch):
 
 def test_an_abort_tells_whoever_waits_for_the_writes_to_go_out():
     """loop.sendfile waits for its turn behind a write that the kernel has not taken."""
-    stage = Stage(would_block=1)
-    stage.peer.capacity = 1
+    stage = Stage()
+    stage.peer.capacity = 0
 
     async def send_file():
         async with stage.ours.transport.behind_all_writes():
