@@ -264,6 +264,18 @@ def begin_tls_with(transport: Any, before: Any, data: bytes) -> None:
         protocol._incoming.write(data)
 
 
+def has_said_goodbye(protocol: Any, exc: BaseException | None) -> bool:
+    """Whether asyncio's TLS ends its connection only because the peer goes on sending behind our close_notify.
+
+    That is written then, as all that the program wrote before; the connection may be closed in order.
+    """
+    # OpenSSL's name for it (Python's documentation, ssl.SSLSocket.unwrap).
+    if getattr(exc, "reason", None) != "APPLICATION_DATA_AFTER_CLOSE_NOTIFY" or not isinstance(protocol, SSLProtocol):
+        return False
+    protocol._process_outgoing()  # type: ignore[attr-defined]
+    return True
+
+
 def run_soon(loop: Any, handle: asyncio.Handle) -> None:
     """Let a Handle made earlier run in this turn: what `call_soon` does, without making a new one each time."""
     if not handle.cancelled():
@@ -307,6 +319,7 @@ __all__ = [
     "enterable",
     "format_handle",
     "give_unread",
+    "has_said_goodbye",
     "is_entered",
     "leave_entered_context",
     "logger",

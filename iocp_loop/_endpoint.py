@@ -43,6 +43,7 @@ class Endpoint:
         datagrams: as `leftover`, of datagrams: each with its sender. None while there are none.
         receives_cancelled: how often a receive on it was cancelled. On Windows that ends the others too
             (https://github.com/dotnet/corefx/issues/36516), which must be told from an end of their own.
+        sends: the futures of what is to be sent, one after the other; the first is under way. None if there is none.
         proactor: whose table it is in; None before and where there is none.
         verbs: the module of level 3 whose verbs serve it, set by that module's `register`; None if nobody said.
     """
@@ -61,6 +62,7 @@ class Endpoint:
         "owner",
         "proactor",
         "receives_cancelled",
+        "sends",
         "skips_port",
         "verbs",
     )
@@ -78,6 +80,7 @@ class Endpoint:
         self.leftover = b""
         self.datagrams: list[tuple[bytes, Any]] | None = None
         self.receives_cancelled = 0
+        self.sends: list[Any] | None = None
         self.verbs: Any = None
         self.proactor: Any = None
 

@@ -56,15 +56,25 @@ class OperationFuture(asyncio.Future[Any]):
         """Whether an interrupt has left the result untold, so that it must be delivered again."""
         return not self.done() and operation is self._operation and not self._core.holds(operation)
 
+    def begin(self) -> None:
+        """Submit the operation."""
+        self._core.submit(self._operation)
+
     def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        is_wanted = self._outcome is None and not (self._cancel_requested or self.done())
-        if status and is_wanted and self._core.shortages.begin_again(operation, status, self._is_open):
+        if status and self._was_begun_again(operation, status):
             return
         is_bystander = status == Status.CANCELLED and self._outcome is None and self._was_a_bystander(operation)
         if is_bystander and not self._read_leftover(operation):
             self._cancels_before = operation.endpoint.receives_cancelled
             self._core.submit(operation)
-            return
+        else:
+            self._finish(operation, status, byte_count)
+
+    def _was_begun_again(self, operation: OverlappedEx, status: int) -> bool:
+        is_wanted = self._outcome is None and not (self._cancel_requested or self.done())
+        return is_wanted and self._core.shortages.begin_again(operation, status, self._is_open)
+
+    def _finish(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         # Kept until it is told: after an interrupt it is delivered again, and must not be read twice.
         if self._outcome is None:
             self._outcome = self._read(operation, status, byte_count)
@@ -149,6 +159,8 @@ class OperationFuture(asyncio.Future[Any]):
 class SendFuture(OperationFuture):
     """The future of a whole buffer, sent piece by piece: no call is given more than `limit` bytes.
 
+    The pieces of several do not alternate: each waits in `Endpoint.sends` until those before it are over.
+
     Args:
         core, operation, loop: as for `OperationFuture`; the operation is one of `send_operation`, without a vector.
         data: what to send.
@@ -164,22 +176,55 @@ class SendFuture(OperationFuture):
         self._data = data
         self._sent = 0
         self._limit = limit
-        self._prepare_piece()
 
-    def _prepare_piece(self) -> None:
-        self._verbs.set_send_vector(self._operation, [self._data], self._sent, self._limit)
+    def begin(self) -> None:
+        """Send, as soon as those before it on the same handle are over."""
+        endpoint = self._operation.endpoint
+        endpoint.sends = [*(endpoint.sends or ()), self]
+        if endpoint.sends[0] is self:
+            self._submit_piece()
+
+    def begin_next(self) -> None:
+        """Those before it are over. Twice is once."""
+        if not self._core.holds(self._operation):
+            self._submit_piece()
+
+    def _submit_piece(self) -> None:
+        if self._is_open():
+            self._verbs.set_send_vector(self._operation, [self._data], self._sent, self._limit)
+            self._core.submit(self._operation)
+        else:
+            self._core.settle_inline(self._operation, status_of_closed(self._operation.endpoint), 0)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """As of `OperationFuture`; one that has not begun is over at once."""
+        waits = self._operation.endpoint.sends
+        if self.done() or not waits or waits[0] is self or self not in waits:
+            return super().cancel(msg)
+        waits.remove(self)
+        self._core.settle_inline(self._operation, Status.CANCELLED, 0)
+        return super().cancel(msg)
 
     def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         if operation.buffer is not None and not status:
             # One statement, without a call: delivered again after an interrupt, it must not count twice.
             self._sent, operation.buffer = self._sent + byte_count, None
-        if status or not byte_count or self._cancel_requested or self._sent >= len(self._data):
-            super()._deliver(operation, status, byte_count)
-        elif not self._is_open():
-            super()._deliver(operation, status_of_closed(operation.endpoint), 0)
-        else:
-            self._prepare_piece()
-            self._core.submit(operation)
+        if status and self._was_begun_again(operation, status):
+            return
+        if not status and byte_count and not self._cancel_requested and self._sent < len(self._data):
+            self._submit_piece()
+            return
+        self._let_the_next_begin(operation.endpoint)
+        self._finish(operation, status, byte_count)
+
+    def _let_the_next_begin(self, endpoint: Endpoint) -> None:
+        waits = endpoint.sends
+        if not waits or waits[0] is not self:
+            return
+        if len(waits) > 1:
+            waits[1].begin_next()
+        # Last: an interrupt before finds the next one waiting, and not forgotten.
+        endpoint.sends = waits[1:] or None
 
 
 class ReadyFuture(asyncio.Future[Any]):

@@ -125,11 +125,11 @@ class IocpProactor:
         return self._submit_plainly(operation, convert)
 
     def _submit_plainly(self, operation: OverlappedEx, convert: Convert) -> OperationFuture:
-        return self._begin(operation, OperationFuture(self.core, operation, convert, self._loop))
+        return self._begin(OperationFuture(self.core, operation, convert, self._loop))
 
-    def _begin(self, operation: OverlappedEx, future: OperationFuture) -> OperationFuture:
+    def _begin(self, future: OperationFuture) -> OperationFuture:
         try:
-            self.core.submit(operation)
+            future.begin()
             return future
         except BaseException:
             future.cancel()  # An interrupt: nobody gets the future, and what it brings is for the next one.
@@ -180,7 +180,7 @@ class IocpProactor:
         return operation  # type: ignore[no-any-return]
 
     def send(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
-        """Send all of a buffer; the byte count. In pieces, which alternate where two tasks send at a time."""
+        """Send all of a buffer; the byte count. Where several tasks send, one goes after the other."""
         endpoint = self.endpoint(conn)
         with memoryview(buf).cast("B") as view:
             size, sent = len(view), 0
@@ -188,6 +188,7 @@ class IocpProactor:
             if (
                 endpoint.is_socket
                 and conn.gettimeout() == 0
+                and not endpoint.sends
                 and not any(op.io_type is IoType.WRITE for op in endpoint.operations)
             ):
                 sent = _send_now(conn, view, flags)
@@ -198,7 +199,7 @@ class IocpProactor:
         operation.keepalive = (conn, None)
         # A pipe may be one of messages: whole, as far as one call can.
         limit = SEND_MAX if endpoint.is_socket else LENGTH_MAX
-        return self._begin(operation, SendFuture(self.core, operation, self._loop, rest, sent, limit))
+        return self._begin(SendFuture(self.core, operation, self._loop, rest, sent, limit))
 
     # -- datagrams ---------------------------------------------------------------------------------------------
 

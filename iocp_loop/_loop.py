@@ -16,6 +16,7 @@ from ._transports import _pipe
 from ._transports._datagram import DatagramTransport
 from ._transports._idle import IdleRounds
 from ._transports._joining import JoinBuffer
+from ._transports._lingering import Lingerings
 from ._transports._listener import Listener
 from ._transports._sendfile import copy_file, send_file
 from ._transports._stream import StreamTransport
@@ -47,6 +48,7 @@ class IocpEventLoop(BareSockets):
         self._watchers = Watchers(self)
         self.idle_rounds = IdleRounds(self)
         self.join_buffer = JoinBuffer()
+        self.lingerings = Lingerings(self)
         self.transmits_running = 0
 
     def close(self) -> None:
@@ -71,6 +73,7 @@ class IocpEventLoop(BareSockets):
         super().close()
         # What refers to the loop lets it go: a closed one that nobody has is freed at once, and not by the collector.
         self.idle_rounds.close()
+        self.lingerings.close()
         self._selector = self.proactor
 
     # -- TCP ---------------------------------------------------------------------------------------------------

@@ -94,8 +94,7 @@ class Proactor:
         self.readiness: Any = None  # made by `_readiness.of` when first needed
         self._wait = self.port.wait_raw
         self._last_error = self.kernel.last_error
-        self._wake_posted = False
-        self._inline_turns = 0
+        self._wake_posted, self._inline_turns = False, 0
 
     def __repr__(self) -> str:
         return f"<Proactor endpoints={len(self.endpoints)} pending={len(self.pending)} port={self.port!r}>"
@@ -175,6 +174,28 @@ class Proactor:
         endpoint.closing = True
         self._strike_off(endpoint)
 
+    def succeed(self, endpoint: Endpoint) -> Endpoint:
+        """Give a handle and its operations to a record of its own: for whoever has the old one it is closed.
+
+        The new one has the same owner, key and mode, and nothing is asked of the kernel.
+        """
+        successor = Endpoint(endpoint.handle, endpoint.owner, endpoint.kind)
+        successor.key, successor.skips_port, successor.verbs = endpoint.key, endpoint.skips_port, endpoint.verbs
+        successor.operations = operations = endpoint.operations
+        try:
+            for operation in operations:
+                operation.endpoint = successor
+            self.enrol(successor)
+            # One statement, without a call: from here on the old one has nothing.
+            endpoint.operations, endpoint.owner, endpoint.closing = [], None, True
+        except BaseException:
+            if not endpoint.closing:
+                for operation in operations:
+                    operation.endpoint = endpoint
+                self.enrol(endpoint)
+            raise
+        return successor
+
     def _finish_close(self, endpoint: Endpoint) -> None:
         try:
             if self._strike_off(endpoint):  # Otherwise another thread saw the count reach zero first.
@@ -195,14 +216,11 @@ class Proactor:
             try:
                 endpoint.owner.close()
             except OSError:
-                # Somebody has closed the descriptor behind our back. That it is closed was the point; and this is
-                # the middle of settling, where nothing that concerns one handle may end the loop.
-                pass
+                pass  # Closed already behind our back; and in the middle of settling, one handle must not end the loop.
             endpoint.owner = None
 
     def _drop_handle(self, endpoint: Endpoint) -> None:
-        # The handle's value may be a newer endpoint's by now.
-        if self._by_handle.get(endpoint.handle) is endpoint:
+        if self._by_handle.get(endpoint.handle) is endpoint:  # Its value may be a newer endpoint's by now.
             self._by_handle.pop(endpoint.handle, None)
 
     def _strike_off(self, endpoint: Endpoint) -> bool:
@@ -407,8 +425,7 @@ class Proactor:
                 self._wake_posted = True
                 self.port.post(Key.WAKE)
             except BaseException:
-                # Not posted, or a KeyboardInterrupt says nothing about it: the next call tries again. A packet too
-                # many does no harm.
+                # Posted or not, nobody knows: the next call tries again. A packet too many does no harm.
                 self._wake_posted = False
                 raise
 

@@ -187,7 +187,7 @@ class Worker:
             thread.start()
         except RuntimeError:
             # "can't start new thread": memory, or an interpreter that is shutting down.
-            return Error.NOT_ENOUGH_MEMORY
+            return Error.MAX_THRDS_REACHED
         self._thread_handle = self._kernel.OpenThread(ThreadAccess.TERMINATE, 0, thread.native_id or 0)
         if self._thread_handle:
             return Error.SUCCESS

@@ -154,10 +154,13 @@ class EndpointTransport(asyncio.Transport):
         """Give the endpoint to the proactor to be closed; connection_lost(exc) follows."""
         if not self._endpoint.closing:
             self._exception = exc
-            # Queued now, not when the handle is closed, so that connection_lost keeps its place among the callbacks as
-            # on asyncio's other loops. By its turn the cancelled receive's packet has come, as a rule.
-            self.loop.call_soon(self._call_connection_lost, context=self.context)
+            self._queue_connection_lost()
             self.loop.proactor.close_endpoint(self._endpoint, self._on_closed)
+
+    def _queue_connection_lost(self) -> None:
+        # Queued now, not when the handle is closed, so that connection_lost keeps its place among the callbacks as on
+        # asyncio's other loops. By its turn the cancelled receive's packet has come, as a rule.
+        self.loop.call_soon(self._call_connection_lost, context=self.context)
 
     def _on_closed(self) -> None:
         if self._is_overdue:

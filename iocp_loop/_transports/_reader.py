@@ -82,17 +82,15 @@ class Reader:
         self.transport = transport
         self._endpoint = endpoint
         self._proactor = transport.loop.proactor
-        self._callbacks = transport.loop.callbacks
-        self._verbs = verbs
+        self._callbacks, self._verbs = transport.loop.callbacks, verbs
         self._idleness = AWAKE
         # Nobody knows what a layered provider makes of a receive of no bytes.
         self._can_rest = verbs is _sockets and endpoint.skips_port
         self._direct = direct  # the socket's recv_into; None where there is no such call
         self._operation: Any = None
-        self.receive = IDLE
-        self.delivery = STRAIGHT
+        self.receive, self.delivery = IDLE, STRAIGHT
         self._ahead = 0  # deliveries under way whose next receive was submitted ahead
-        self._held = (0, 0)  # in HELD: status and byte count
+        self._held = 0, 0  # in HELD: status and byte count
         self._size = self._size_class = self._small_receives = self.unfed = 0
         self.protocol: Any = None
         self.buffered = False
@@ -140,8 +138,7 @@ class Reader:
 
     def _put_behind(self) -> None:
         """To BEHIND: the endpoint's leftover comes first."""
-        self.delivery = BEHIND
-        self._plain = False
+        self.delivery, self._plain = BEHIND, False
         self._deliver_later()
 
     def _deliver_later(self) -> None:
@@ -182,8 +179,7 @@ class Reader:
             if told is None:
                 # An interrupt: the loop calls again.
                 self._endpoint.leftover = leftover
-                self.delivery = BEHIND
-                self._plain = False
+                self.delivery, self._plain = BEHIND, False
             else:
                 self._go_on_behind()
             raise
@@ -485,14 +481,18 @@ class Reader:
         self._idleness = RESTING
         self._proactor.arena.release_buffer(buffer)
 
+    def take_operation(self) -> Any:
+        """The receive of a transport that is gone, pending or not: the caller's from here on. None if it has none."""
+        operation, self._operation = self._operation, None
+        if operation is not None and self._can_rest and self._idleness is not RESTING:
+            self.transport.loop.idle_rounds.leave()
+        return operation
+
     def release(self) -> None:
         """Give the memory back; the endpoint is closed, so nothing is outstanding."""
-        operation, self._operation = self._operation, None
         self._ahead = 1  # For a delivery that is under way: its callback has run the loop until now.
-        if operation is not None:
+        if (operation := self.take_operation()) is not None:
             operation.deliver = ignore  # Breaks the cycle with this reader.
-            if self._can_rest and self._idleness is not RESTING:
-                self.transport.loop.idle_rounds.leave()
             if operation.buffer:
                 self._proactor.arena.release_buffer(operation.buffer)
             self._proactor.release(operation)

@@ -16,10 +16,12 @@ from .. import _sockets
 from .._endpoint import Endpoint
 from ._base import EndpointTransport
 from ._facts import Facts
+from ._lingering import Lingering
 from ._reader import Reader
-from ._reading import IDLE, PAUSED, STOPPED
+from ._reading import ENDED, IDLE, PAUSED, STOPPED
 from ._repeatable import repeatable
 from ._writer import Writer
+from ._writing import EOF
 
 if TYPE_CHECKING:
     from .._loop import IocpEventLoop
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 class StreamTransport(EndpointTransport):
     """One connected socket or pipe; made by the loop, never by users. Not thread-safe, as all of asyncio."""
 
-    __slots__ = ("_reader", "_server", "_writer", "write")
+    __slots__ = ("_lingering", "_reader", "_server", "_writer", "write")
 
     # The names that asyncio's sendfile and TLS code look for.
     _sendfile_compatible = private.SendfileMode.TRY_NATIVE
@@ -70,6 +72,7 @@ class StreamTransport(EndpointTransport):
         if verbs is None:
             verbs = _sockets.verbs_of(endpoint)
         self._server = server
+        self._lingering: Lingering | None = None  # from `end` to connection_lost()
         # Only a socket's: a pipe object of multiprocessing has a send() too, which pickles.
         receive_into, send_now = (handle.recv_into, handle.send) if endpoint.is_socket else (None, _never_at_once)
         self._reader = self._reader_type(self, endpoint, verbs, receive_into)
@@ -138,18 +141,46 @@ class StreamTransport(EndpointTransport):
     def close(self) -> None:
         if self._reader.delivery is STOPPED:
             return
+        is_ended = EOF in self._writer.refusal
         if self._writer.finish():
             self._reader.stop(cancel=False)
-            self.close_endpoint(None)
+            self.end(is_ended=is_ended)
         else:
-            # The writer calls close_endpoint when the last byte is out. Nothing more will be read.
-            self._reader.stop(cancel=True)
+            # The writer calls `end` when the last byte is out. Nothing more will be read; but a socket's receive is
+            # left where it is: see `_lingering`.
+            self._reader.stop(cancel=not self._endpoint.is_socket)
+
+    def end(self, *, is_ended: bool) -> None:
+        """All that was written before close() is out: send the end of file, unless that was done, and end.
+
+        Never after abort(), which resets nothing by itself, and owes the peer nothing.
+        """
+        try:
+            if self._endpoint.is_socket:
+                if not is_ended:
+                    self._handle.shutdown(socket.SHUT_WR)
+                if self._reader.receive is not ENDED and _sockets.verbs_of(self._endpoint) is _sockets:
+                    self._queue_connection_lost()
+                    self._lingering = Lingering(self.loop.lingerings, self.loop.proactor.succeed(self._endpoint))
+        except OSError:
+            pass  # The connection is gone already: there is nobody to be polite to.
+        finally:
+            self.close_endpoint(None)
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        if exc is not None and private.has_said_goodbye(self._protocol, exc):
+            self.close()
+        else:
+            super()._force_close(exc)
 
     def _abandon(self, exc: BaseException | None) -> None:
         self._reader.stop(cancel=False)
         self._writer.abandon(exc)
 
     def _release(self) -> None:
+        if self._lingering is not None:
+            lingering, self._lingering = self._lingering, None
+            lingering.begin(self._reader.take_operation())
         self._reader.release()
         self._writer.release()
         server, self._server = self._server, None

@@ -404,7 +404,7 @@ class Writer:
         elif EOF in refusal:
             self.transport.shutdown_writing()
         if CLOSING in refusal:
-            self.transport.close_endpoint(None)
+            self.transport.end(is_ended=EOF in refusal)
 
     def set_limits(self, high: int | None, low: int | None) -> None:
         """The water marks, as asyncio.WriteTransport.set_write_buffer_limits."""
@@ -430,7 +430,7 @@ class Writer:
             self.transport.shutdown_writing()
 
     def finish(self) -> bool:
-        """Accept nothing more. True if there is nothing to wait for; else `close_endpoint` follows the last byte."""
+        """Accept nothing more. True if there is nothing to wait for; else `transport.end` follows the last byte."""
         self._refuse_from_now_on(CLOSING)
         return self.phase is SHUT or self.phase is LOST
 

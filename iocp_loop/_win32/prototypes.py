@@ -75,6 +75,7 @@ PROTOTYPES: tuple[Proto, ...] = (
        lpNumberOfBytesSent=POINTER_TO, dwFlags=DWORD, lpTo=POINTER_TO, iTolen=INT, **_OVERLAPPED_IO),
     _p("ws2_32", "WSAIoctl", INT, ORDINARY, s=SOCKET, dwIoControlCode=DWORD, lpvInBuffer=POINTER_TO, cbInBuffer=DWORD,
        lpvOutBuffer=POINTER_TO, cbOutBuffer=DWORD, lpcbBytesReturned=POINTER_TO, **_OVERLAPPED_IO),
+    _p("ws2_32", "closesocket", INT, ORDINARY, s=SOCKET),
     # Pipes and files.
     _p("kernel32", "ReadFile", BOOL, HOT, hFile=HANDLE, lpBuffer=POINTER_TO, nNumberOfBytesToRead=DWORD,
        lpNumberOfBytesRead=POINTER_TO, lpOverlapped=POINTER_TO),

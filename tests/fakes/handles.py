@@ -74,7 +74,16 @@ class FakeSocketBase(FakeHandle):
         super().__init__(kernel, handle)
         self.name: tuple[str, int] | None = None  # the local address, once there is one
         self.timeout: float | None = None
+        self.detached = False  # the object is closed, and its handle is not
         self.options: dict[tuple[int, int], Any] = {}
+
+    def fileno(self) -> int:
+        return -1 if self.detached else super().fileno()
+
+    def detach(self) -> int:
+        """The handle is the caller's, and this object is as if closed."""
+        self.detached = True
+        return self.handle
 
     def setblocking(self, flag: bool) -> None:
         self.timeout = None if flag else 0.0
@@ -106,7 +115,7 @@ class FakeSocketBase(FakeHandle):
         self.name = ("127.0.0.1", address[1] or self.kernel.new_tcp_port())
 
     def check_open(self) -> None:
-        if self.closed:
+        if self.closed or self.detached:
             raise os_error(OSError, errno.EBADF, WsaError.NOTSOCK)
 
     def check_not_blocking(self) -> None:

@@ -39,7 +39,7 @@ from .afd import AfdCalls
 from .datagrams import DatagramCalls
 from .files import FileCalls
 from .handles import BASE_BIT, ERROR_NOT_SUPPORTED, FakeHandle, Request, Result
-from .network import FakeSocket, StreamCalls
+from .network import FakeSocket, Receive, StreamCalls
 from .pipes import PipeCalls
 from .ports import TURNS_MAX, Port, PortCalls
 from .profiles import WINDOWS, Profile
@@ -189,7 +189,7 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
 
     def count(self, name: str) -> None:
         self.calls[name] = self.calls.get(name, 0) + 1
-        if name != "CloseHandle" and not self._peers_turn and self.chance("memory_error"):
+        if name not in ("CloseHandle", "closesocket") and not self._peers_turn and self.chance("memory_error"):
             raise MemoryError(f"{name} of the fake kernel")
 
     def interrupt(self) -> None:
@@ -374,6 +374,8 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
         result: Result | None = None
         if request.line[0] is request and self.chance("late_success"):
             result = request.progress()
+        if result is None and isinstance(request, Receive):
+            request.sock.receive_cancelled = True
         self._finish(request, result or (Status.CANCELLED, request.moved))
 
     def _finish(self, request: Request, result: Result, *, inline: bool = False) -> None:

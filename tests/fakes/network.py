@@ -36,6 +36,7 @@ class FakeSocket(FakeSocketBase):
         self.sends: deque[Request] = deque()
         self.backlog: deque[FakeSocket] | None = None  # of a listener: clients that wait to be accepted
         self.write_closed = False
+        self.receive_cancelled = False  # ever
         self.was_reset = False
         self.context_updated = True  # False between AcceptEx/ConnectEx and the SO_UPDATE_..._CONTEXT after it
         self.connect_failed = False
@@ -180,10 +181,11 @@ class FakeSocket(FakeSocketBase):
         if self.closed:
             return
         super().close()
+        resets = self.kernel.profile.a_cancelled_receive_resets and self.receive_cancelled and not self.write_closed
         self.write_closed = True
         linger = self.options.get((socket.SOL_SOCKET, socket.SO_LINGER))
         rude = linger is not None and bytes(linger)[:1] != b"\0" and not any(bytes(linger)[len(linger) // 2 :])
-        if self.peer is not None and (rude or self.inbound):
+        if self.peer is not None and (rude or self.inbound or resets):
             self.peer.reset_arrives()
         for client in self.backlog or ():
             client.reset_arrives()
@@ -364,6 +366,15 @@ class StreamCalls:
             if isinstance(thing, FakeSocket) and thing.backlog is not None and thing.name == address:
                 return thing
         return None
+
+    def closesocket(self: Any, handle: int, /) -> int:
+        """Of a handle that no socket object has any more."""
+        self.count("closesocket")
+        sock = self.thing(handle, FakeSocket)
+        if not sock.detached:
+            self.violation(f"{sock!r} is closed behind the back of its object")
+        sock.close()
+        return 0
 
     def WSARecv(self: Any, *args: Any) -> int:
         handle, array, array_length, count_at, _flags, overlapped, routine = self._arguments("WSARecv", args)

@@ -332,7 +332,7 @@ async def test_a_thread_that_cannot_be_started_is_an_error_of_the_transport(pipe
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         _, protocol = await here().connect_read_pipe(Recorder, pipe[0])
-        assert (await protocol.gone()).winerror == Error.NOT_ENOUGH_MEMORY
+        assert (await protocol.gone()).winerror == Error.MAX_THRDS_REACHED
 
 
 async def test_without_a_thread_to_interrupt_from_the_loop_does_it_itself(pipe, monkeypatch):

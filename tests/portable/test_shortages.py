@@ -307,6 +307,41 @@ def test_a_buffer_of_any_size_is_sent_in_pieces():
     assert stage.kernel.calls["WSASend"] == 4
 
 
+@pytest.mark.parametrize("cancelled", [None, 0, 1])
+def test_the_pieces_of_several_do_not_alternate(cancelled):
+    """One is cancelled: that costs its own bytes, and the others go out whole."""
+    stage = Stage()
+    received = bytearray()
+    parts = [bytes([number]) * (2 * SEND_MAX + number) for number in range(3)]
+
+    def reading():
+        while True:
+            received.extend(stage.peer.inbound)
+            stage.peer.inbound.clear()
+            yield False
+
+    async def scenario():
+        sock = known(stage)
+        tasks = [asyncio.ensure_future(stage.loop.sock_sendall(sock, part)) for part in parts]
+        await asyncio.sleep(0)
+        if cancelled is not None:
+            tasks[cancelled].cancel()
+        stage.kernel.act(reading())
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(result, asyncio.CancelledError) for result in results] == [n == cancelled for n in range(3)]
+        await asyncio.sleep(1)
+        received.extend(stage.peer.inbound)
+        stage.kernel._actors.clear()
+
+    stage.play(scenario)
+    whole = b"".join(part for number, part in enumerate(parts) if number != cancelled)
+    if cancelled == 0:
+        assert received.endswith(whole)
+        assert set(received[: -len(whole)]) <= {0}
+    else:
+        assert received == whole
+
+
 def test_a_cancelled_sendall_sends_no_further_piece():
     stage = Stage()
     stage.peer.capacity = 1

@@ -1,0 +1,192 @@
+"""Connections that were closed, all that was written sent and ended by a FIN, and whose peer may still be sending.
+
+A socket that is closed while something it has received was not read, or before the last of it has come, answers with a
+reset; a reset that overtakes what the peer has not read yet takes that with it, and the peer never sees our answer: a
+server that refuses a large upload in the middle, say. On Windows a receive that is cancelled in order to close may have
+the same effect. So the socket is closed as Winsock's documentation describes it (Graceful Shutdown, Linger Options, and
+Socket Closure): shut down for sending, receive until the peer has ended too, close. What comes is dropped.
+
+The program does not wait for that. For it the connection is over: connection_lost() is called in its turn, the server
+counts it no more, its socket object is closed; what is left is the handle, one receive, and memory to drop bytes into
+that all of a loop's connections share.
+
+    it ends    when the peer ends its side too, or resets
+               when nothing has come for SILENCE_S
+               LINGER_S after it has begun, whatever comes
+               when more than DROPPED_MAX bytes came
+               when more than LINGERING_MAX connections linger: the oldest
+               when the loop is closed
+
+nginx does so (lingering_close: 5 s of silence, 30 s in all), and Go's net/http (half a second).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from .. import _sockets
+from .._endpoint import Endpoint
+from .._operation import OverlappedEx
+from .._sockets import winerror_of
+from .._win32.constants import Error
+from .._win32.kernel import Kernel
+from ._base import ignore
+
+if TYPE_CHECKING:
+    import socket
+
+    from .._turn import TurningLoop
+
+SILENCE_S = 0.5
+LINGER_S = 5.0
+DROPPED_MAX = 64 * 1024 * 1024
+LINGERING_MAX = 4096
+# Between two looks for those whose time is over, in seconds.
+ROUND_S = 0.25
+_DROP_SIZE = 64 * 1024
+
+
+class Lingerings:
+    """Those of one loop. Used from its thread only."""
+
+    def __init__(self, loop: "TurningLoop") -> None:
+        self.loop = loop
+        self._all: dict[Lingering, None] = {}  # the oldest first
+        self._memory: Any = None
+        self._is_going = False  # a timer is set
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def join(self, lingering: "Lingering") -> None:
+        """One has begun."""
+        self._all[lingering] = None
+        if len(self._all) > LINGERING_MAX:
+            next(iter(self._all)).close()
+        if not self._is_going:
+            self._is_going = True
+            self.loop.call_later(ROUND_S, self._go)
+
+    def leave(self, lingering: "Lingering") -> None:
+        """One has ended."""
+        self._all.pop(lingering, None)
+
+    def memory(self) -> Any:
+        """Where all of them receive into: nobody looks at what is there."""
+        if self._memory is None:
+            self._memory = self.loop.proactor.arena.buffer(_DROP_SIZE)
+        return self._memory
+
+    def close(self) -> None:
+        """The loop is closed, and its handles with it."""
+        self._all.clear()
+        self.loop = None  # type: ignore[assignment]  # Nobody asks it any more.
+
+    def _go(self) -> None:
+        try:
+            now = self.loop.time()
+            for lingering in list(self._all):
+                if now - lingering.heard >= SILENCE_S or now - lingering.begun >= LINGER_S:
+                    lingering.close()
+        finally:
+            self._is_going = bool(self._all)
+            if self._is_going:
+                self.loop.call_later(ROUND_S, self._go)
+
+
+class Lingering:
+    """One connection, from its last byte sent to its end.
+
+    Args:
+        lingerings: among whom it is.
+        endpoint: whose handle it is; nobody else submits there.
+
+    Attributes:
+        begun, heard: when it began, and when something came last, on the loop's clock.
+    """
+
+    __slots__ = ("_dropped", "_endpoint", "_lingerings", "_operation", "_proactor", "begun", "heard")
+
+    def __init__(self, lingerings: Lingerings, endpoint: Endpoint) -> None:
+        self._lingerings = lingerings
+        self._proactor = lingerings.loop.proactor
+        self._endpoint = endpoint
+        self._operation: Any = None
+        self._dropped = 0
+        self.begun = self.heard = lingerings.loop.time()
+        lingerings.join(self)
+
+    def begin(self, operation: Any) -> None:
+        """The transport is gone. Its socket object is closed by this, and the handle lives on.
+
+        Args:
+            operation: its receive, pending or not; None if it had none yet.
+        """
+        if self._endpoint.closing:
+            self._operation = operation
+            if self._endpoint.key not in self._proactor.endpoints:
+                self._on_closed()  # For the operation's sake; otherwise its packet is still to come.
+            return
+        if operation is None:
+            memory = self._lingerings.memory()
+            operation = _sockets.receive_operation(self._proactor, self._endpoint, self.on_received, memory)
+        self._operation = operation
+        operation.endpoint, operation.deliver, operation.context = self._endpoint, self.on_received, None
+        sock = self._endpoint.owner
+        self._endpoint.owner = _Handle(self._proactor.kernel, sock)
+        sock.detach()
+        if not self._proactor.holds(operation):
+            self._receive()
+
+    def on_received(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        """Something came, or the end."""
+        if self._endpoint.closing:
+            return
+        if status:
+            # One that was asked to end before, for another reason; anything else is the end.
+            is_over = winerror_of(operation, status) != Error.OPERATION_ABORTED
+        else:
+            # A receive of no bytes is over when there is something to receive: see `_reading.Idleness`.
+            is_over = not byte_count and bool(operation.buffer)
+        self._dropped += byte_count
+        if is_over or self._dropped > DROPPED_MAX:
+            self.close()
+            return
+        self.heard = self._lingerings.loop.time()
+        self._receive()
+
+    def _receive(self) -> None:
+        try:
+            _sockets.set_receive_buffer(self._operation, self._lingerings.memory())
+            self._proactor.submit(self._operation)
+        except BaseException as exc:
+            self.close()
+            if not isinstance(exc, Exception):
+                raise
+
+    def close(self) -> None:
+        """Close the handle. Twice is once."""
+        self._lingerings.leave(self)
+        self._proactor.close_endpoint(self._endpoint, self._on_closed)
+
+    def _on_closed(self) -> None:
+        operation, self._operation = self._operation, None
+        if operation is not None:
+            operation.deliver = ignore  # Breaks the cycle with this object.
+            self._proactor.release(operation)
+
+
+class _Handle:
+    """A socket's handle, which outlives its object."""
+
+    __slots__ = ("_kernel", "_sock", "_value")
+
+    def __init__(self, kernel: Kernel, sock: "socket.socket") -> None:
+        self._kernel = kernel
+        self._sock = sock
+        self._value = sock.fileno()
+
+    def close(self) -> None:
+        """As of a socket."""
+        if self._sock.fileno() == self._value:
+            self._sock.close()  # An interrupt came before it was detached.
+        else:
+            self._kernel.closesocket(self._value)
