@@ -153,15 +153,17 @@ class StreamTransport(EndpointTransport):
     def end(self, *, is_ended: bool) -> None:
         """All that was written before close() is out: send the end of file, unless that was done, and end.
 
-        Never after abort(), which resets nothing by itself, and owes the peer nothing.
+        Never after abort(), which owes the peer nothing. Of a peer that has ended nothing more comes: where no receive
+        was ever cancelled, closing the handle sends the end of file, and saying so first would be a call too many.
         """
+        endpoint, peer_has_ended = self._endpoint, self._reader.receive is ENDED
         try:
-            if self._endpoint.is_socket:
+            if endpoint.is_socket and (not peer_has_ended or endpoint.receives_cancelled):
                 if not is_ended:
                     self._handle.shutdown(socket.SHUT_WR)
-                if self._reader.receive is not ENDED and _sockets.verbs_of(self._endpoint) is _sockets:
+                if not peer_has_ended and _sockets.verbs_of(endpoint) is _sockets:
                     self._queue_connection_lost()
-                    self._lingering = Lingering(self.loop.lingerings, self.loop.proactor.succeed(self._endpoint))
+                    self._lingering = Lingering(self.loop.lingerings, self.loop.proactor.succeed(endpoint))
         except OSError:
             pass  # The connection is gone already: there is nobody to be polite to.
         finally:
