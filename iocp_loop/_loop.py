@@ -8,7 +8,7 @@ from contextvars import Context, copy_context
 from typing import Any, TypeVarTuple
 
 from . import _asyncio_private as private
-from . import _pipes, _sockets, _threaded
+from . import _pipes, _questions, _sockets, _threaded
 from ._bare_sockets import BareSockets
 from ._iocp_proactor import IocpProactor
 from ._readiness import Interest
@@ -50,6 +50,7 @@ class IocpEventLoop(BareSockets):
         self.join_buffer = JoinBuffer()
         self.lingerings = Lingerings(self)
         self.transmits_running = 0
+        self._facts: dict[int, _questions.Facts] = {}  # of handles whose transport is being made
 
     def close(self) -> None:
         """Close the loop: stop serving, cancel what is pending, wait for it, bounded in time. Twice is once.
@@ -198,10 +199,38 @@ class IocpEventLoop(BareSockets):
                 self, self._futures.take(pipe), pipe, protocol, waiter=waiter, extra={**(extra or {}), "pipe": pipe}
             )
         handle = _pipes.handle_of(pipe)
-        verbs = _pipes if _pipes.is_overlapped(self.proactor.kernel, handle) else _threaded
-        endpoint = verbs.register(self.proactor, handle, pipe)
+        facts = self._facts.get(handle) or _questions.ask(self.proactor.kernel, handle)
         extra = {**(extra or {}), "pipe": pipe}
+        if facts.is_overlapped:
+            endpoint = _pipes.register(self.proactor, handle, pipe)
+        else:
+            endpoint = _threaded.register(self.proactor, handle, pipe, facts.kind)
+        verbs = _pipes if facts.is_overlapped else _threaded
         return cls(self, endpoint, pipe, protocol, waiter=waiter, extra=extra, verbs=verbs)
+
+    async def connect_read_pipe(self, protocol_factory: Callable[[], Any], pipe: Any) -> tuple[Any, Any]:
+        """Read from a pipe, a file, a device or a console; as asyncio's, of which it takes only overlapped pipes.
+
+        Raises:
+            OSError: with `winerror` 170, where somebody else is waiting in a read of the same handle.
+        """
+        return await self._connect_pipe(super().connect_read_pipe, protocol_factory, pipe)
+
+    async def connect_write_pipe(self, protocol_factory: Callable[[], Any], pipe: Any) -> tuple[Any, Any]:
+        """Write to one; as `connect_read_pipe`."""
+        return await self._connect_pipe(super().connect_write_pipe, protocol_factory, pipe)
+
+    async def _connect_pipe(self, connect: Any, protocol_factory: Callable[[], Any], pipe: Any) -> tuple[Any, Any]:
+        handle = None if isinstance(pipe, socket.socket) else _pipes.handle_if_shared(pipe)
+        if handle is None:
+            return await connect(protocol_factory, pipe)  # type: ignore[no-any-return]
+        facts = await _questions.ask_aside(self, handle)
+        if facts is not None:
+            self._facts[handle] = facts
+        try:
+            return await connect(protocol_factory, pipe)  # type: ignore[no-any-return]
+        finally:
+            self._facts.pop(handle, None)
 
     async def create_pipe_connection(
         self, protocol_factory: Callable[[], Any], address: str, *, message_mode: bool = False

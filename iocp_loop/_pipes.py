@@ -78,6 +78,16 @@ def handle_of(pipe: Any) -> int:
     return handle
 
 
+def handle_if_shared(pipe: Any) -> int | None:
+    """The handle behind a file object, which others may be reading; None of a pipe that asyncio has made for itself."""
+    if _has_handle(pipe):
+        return None
+    try:
+        return handle_of(pipe)
+    except (AttributeError, OSError, ValueError, TypeError):
+        return None  # Whoever uses it will raise the same.
+
+
 def _has_handle(pipe: Any) -> bool:
     # Looked up, not imported: of a module that nobody has imported there are no instances.
     modules = sys.modules

@@ -60,13 +60,29 @@ class _Call:
     It holds what it needs of the operation and not the operation, which belongs to the pending table.
     """
 
-    __slots__ = ("address", "cancelled", "code", "queued")
+    __slots__ = ("_gate", "address", "cancelled", "code", "queued")
 
     def __init__(self, address: int) -> None:
         self.address = address
         self.queued = False  # its thread has it, or will find it
         self.cancelled = False
         self.code = 0
+        # A bare lock: `cancel` may be called by the collector, on the very thread that waits.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def cancel(self) -> None:
+        """Let it end: what it waits for is not wanted any more. Twice is once."""
+        self.cancelled = True
+        if self._gate.locked():
+            self._gate.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, or until the call is cancelled: True then. On the call's own thread."""
+        if not self._gate.acquire(timeout=seconds):
+            return False
+        self._gate.release()
+        return True
 
     def perform(self, handle: BlockingHandle) -> int:
         """Block; the WinError. May go on after the operation is gone."""
@@ -201,7 +217,7 @@ class Worker:
         """`stop` of an operation: ask for the end of its call. Over now, or answered by its packet in bounded time."""
         operation = self._proactor.pending[address]
         call: _Call = operation.keepalive
-        call.cancelled = True
+        call.cancel()
         if sys.is_finalizing():
             # The thread runs no more, perhaps with the lock in its hands.
             self._abandon(operation)
@@ -314,18 +330,19 @@ class Worker:
 # -- verbs -------------------------------------------------------------------------------------------------------
 
 
-def register(proactor: Proactor, handle: int, owner: Any = None) -> Endpoint:
+def register(proactor: Proactor, handle: int, owner: Any = None, kind: str = "") -> Endpoint:
     """Make an endpoint of a handle that no port takes; its `kind` is pipe, file or console.
 
     Args:
         proactor: delivers its packets.
         handle: the OS handle. It is used for reading or for writing, not for both.
         owner: an object whose `close()` closes the handle when the endpoint is closed; None if somebody else does.
+        kind: as for `open_blocking`.
 
     Raises:
         OSError: it is no handle.
     """
-    blocking = open_blocking(proactor.kernel, handle)
+    blocking = open_blocking(proactor.kernel, handle, kind)
     endpoint = Endpoint(handle, None, blocking.kind)
     endpoint.owner = Worker(proactor, blocking, owner, endpoint.subject)
     proactor.enrol(endpoint)

@@ -13,6 +13,7 @@ from .. import _pipes
 from .._endpoint import Endpoint
 from .._operation import OverlappedEx
 from .._sockets import error_of, winerror_of
+from .._threaded import Worker
 from .._win32.constants import Error
 from ._listener import pause_after
 from ._messages import MessageReader, MessageWriter
@@ -92,8 +93,8 @@ class WritePipeTransport(StreamTransport):
         self._protocol = protocol
         # Nothing is expected from the other end but its closing.
         self._reader.set_protocol(_PeerWatch(self))
-        kernel, handle = self.loop.proactor.kernel, self._endpoint.handle
-        if not (_pipes.is_readable(kernel, handle) and _pipes.is_overlapped(kernel, handle)):
+        kernel, endpoint = self.loop.proactor.kernel, self._endpoint
+        if isinstance(endpoint.owner, Worker) or not _pipes.is_readable(kernel, endpoint.handle):
             # Not to be noticed but by a write that fails: nothing to wait for. On a handle that is not overlapped, a
             # read that waits would even keep the writes waiting.
             self._reader.expect_nothing()

@@ -32,6 +32,7 @@ class Error(IntEnum):
     BROKEN_PIPE = 109
     SEM_TIMEOUT = 121
     MAX_THRDS_REACHED = 164
+    BUSY = 170
     ALREADY_EXISTS = 183
     PIPE_BUSY = 231
     NO_DATA = 232
@@ -250,6 +251,7 @@ class FileMode(IntFlag):
 class WaitResult(IntEnum):
     """winbase.h: WaitForSingleObject, WaitForMultipleObjects."""
 
+    OBJECT_0 = 0
     TIMEOUT = 0x102
     FAILED = 0xFFFF_FFFF
 

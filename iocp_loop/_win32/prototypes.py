@@ -104,6 +104,8 @@ PROTOTYPES: tuple[Proto, ...] = (
     _p("kernel32", "PeekNamedPipe", BOOL, ORDINARY, hNamedPipe=HANDLE, lpBuffer=POINTER_TO, nBufferSize=DWORD,
        lpBytesRead=POINTER_TO, lpTotalBytesAvail=POINTER_TO, lpBytesLeftThisMessage=POINTER_TO),
     _p("kernel32", "GetConsoleMode", BOOL, ORDINARY, hConsoleHandle=HANDLE, lpMode=POINTER_TO),
+    _p("kernel32", "PeekConsoleInputW", BOOL, ORDINARY, hConsoleInput=HANDLE, lpBuffer=POINTER_TO, nLength=DWORD,
+       lpNumberOfEventsRead=POINTER_TO),
     _p("kernel32", "ReadConsoleW", BOOL, ORDINARY, hConsoleInput=HANDLE, lpBuffer=POINTER_TO,
        nNumberOfCharsToRead=DWORD, lpNumberOfCharsRead=POINTER_TO, pInputControl=POINTER_TO),
     _p("kernel32", "WriteConsoleW", BOOL, ORDINARY, hConsoleOutput=HANDLE, lpBuffer=POINTER_TO,

@@ -1,5 +1,6 @@
 """Every example does what it says: run as a program, its output read, its exit status looked at."""
 
+import json
 import os
 import re
 import socket
@@ -112,3 +113,27 @@ def test_pytest_loops_runs_its_test_on_both_loops():
     )
     assert status == 0, output
     assert "2 passed" in output
+
+
+def test_a_stdio_server_starts_tools_while_it_waits_for_requests():
+    child = subprocess.Popen(
+        [sys.executable, "-W", "error::RuntimeWarning", str(EXAMPLES / "stdio_server.py")],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+    def ask(**request):
+        child.stdin.write(json.dumps(request).encode() + b"\n")
+        child.stdin.flush()
+        return json.loads(child.stdout.readline())
+
+    assert ask(id=1, echo="hello") == {"id": 1, "echo": "hello"}
+    answer = ask(id=2, run=[sys.executable, "-S", "-E", "-c", "print(6 * 7)"])
+    assert (answer["id"], answer["status"], answer["output"].strip()) == (2, 0, "42")
+    assert "FileNotFoundError" in ask(id=3, run=["no such tool"])["error"]
+    assert ask(id=4, echo="x" * 200_000)["echo"] == "x" * 200_000
+    child.stdin.close()
+    assert child.stdout.read() == b""
+    assert child.wait(PATIENCE_S) == 0
+    child.stdout.close()

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import random
+import struct
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from iocp_loop._debug.stomp import StompArena
 from iocp_loop._operation import IoType
 from iocp_loop._proactor import Proactor
 from iocp_loop._transports._reader import HELD
-from iocp_loop._win32.constants import Error, FileType
+from iocp_loop._win32.constants import Error, FileType, WaitResult
 
 from .peers import Buffered, Recorder, pattern
 from .watched import PATIENCE_S, WatchedKernel, failed, here, pending, running, turns, until, wait_until
@@ -125,6 +126,7 @@ async def test_the_null_device_ends_at_once_and_takes_everything():
 async def test_a_read_error_reaches_connection_lost(pipe):
     reader, _ = pipe
     here().watched.fail("ReadFileBlocking", Error.ACCESS_DENIED)
+    make_unaskable(here())
     _, protocol = await here().connect_read_pipe(Recorder, reader)
     exc = await protocol.gone()
     assert isinstance(exc, PermissionError)
@@ -262,11 +264,19 @@ async def test_writing_to_a_full_pipe_that_does_not_wait_fails_instead_of_spinni
 # -- endings -----------------------------------------------------------------------------------------------------
 
 
+def make_unaskable(loop):
+    """The next pipe cannot be peeked into, so that it is read by a call that blocks."""
+    loop.watched.fail("PeekNamedPipe", Error.INVALID_PARAMETER)
+
+
 @pytest.mark.parametrize("ending", ["close", "abort"])
-async def test_closing_while_a_read_is_blocked(pipe, ending):
+@pytest.mark.parametrize("call", ["ReadFileBlocking", "PeekNamedPipe"])
+async def test_closing_while_a_read_is_blocked(pipe, call, ending):
     reader, _ = pipe
+    if call == "ReadFileBlocking":
+        make_unaskable(here())
     transport, protocol = await here().connect_read_pipe(Recorder, reader)
-    await until(lambda: here().counts["ReadFileBlocking"])
+    await until(lambda: here().counts[call])
     getattr(transport, ending)()
     assert await protocol.gone() is None
     assert protocol.events == ["made", "lost"]
@@ -307,6 +317,7 @@ async def test_a_transport_that_dies_unclosed_takes_its_thread_with_it(pipe):
 def test_closing_the_loop_ends_a_blocked_read(pipe):
     reader, _ = pipe
     with running() as loop:
+        make_unaskable(loop)
         transport, _ = loop.run_until_complete(loop.connect_read_pipe(asyncio.Protocol, reader))
         loop.run_until_complete(until(lambda: loop.counts["ReadFileBlocking"]))
         super(type(loop), loop).close()
@@ -318,6 +329,7 @@ async def test_an_interruption_that_comes_too_early_is_repeated(pipe):
     """The thread is still on its way into its call: CancelSynchronousIo finds nothing, three times."""
     reader, _ = pipe
     here().watched.fail("CancelSynchronousIo", Error.NOT_FOUND, times=3)
+    make_unaskable(here())
     transport, protocol = await here().connect_read_pipe(Recorder, reader)
     await until(lambda: here().counts["ReadFileBlocking"])
     transport.close()
@@ -336,6 +348,7 @@ async def test_a_thread_that_cannot_be_started_is_an_error_of_the_transport(pipe
 
 
 async def test_without_a_thread_to_interrupt_from_the_loop_does_it_itself(pipe, monkeypatch):
+    make_unaskable(here())
     transport, protocol = await here().connect_read_pipe(Recorder, pipe[0])
     await until(lambda: here().counts["ReadFileBlocking"])
     start = threading.Thread.start
@@ -355,6 +368,7 @@ async def test_a_call_that_cannot_be_interrupted_is_abandoned_and_reported(pipe,
     """CancelSynchronousIo never finds the call. The handle stays open, and the late answer harms nobody."""
     reader, writer = pipe
     monkeypatch.setattr(_threaded, "CANCEL_TIMEOUT_S", 0.1)
+    make_unaskable(here())
     transport, protocol = await here().connect_read_pipe(Recorder, reader)
     await until(lambda: here().counts["ReadFileBlocking"])
     here().watched.fail("CancelSynchronousIo", Error.NOT_FOUND, times=10_000)
@@ -379,6 +393,7 @@ def test_a_loop_with_a_call_that_cannot_be_interrupted_closes_in_bounded_time(pi
     reader, writer = pipe
     monkeypatch.setattr(_threaded, "CANCEL_TIMEOUT_S", 0.1)
     with running() as loop:
+        make_unaskable(loop)
         transport, _ = loop.run_until_complete(loop.connect_read_pipe(asyncio.Protocol, reader))
         loop.run_until_complete(until(lambda: loop.counts["ReadFileBlocking"]))
         loop.watched.fail("CancelSynchronousIo", Error.NOT_FOUND, times=10_000)
@@ -526,20 +541,49 @@ class PretendedConsole:
         self.written = b""
         self.calls = 0
         self.mode = mode
-        self.kernel.faults |= {"GetConsoleMode": self._mode, "ReadConsoleW": self._read, "WriteConsoleW": self._write}
+        self.events = [KEY_DOWN]
+        self.waits = self.reads = 0
+        self.kernel.faults |= {
+            "GetConsoleMode": self._mode,
+            "ReadConsoleW": self._read,
+            "WriteConsoleW": self._write,
+            "WaitForSingleObject": self._wait,
+            "PeekConsoleInputW": self._peek,
+        }
         self.console = _blocking.open_blocking(self.kernel, 1234)
         self.cancelled = False
+
+    def wait(self, _seconds):
+        self._count_a_wait()
+        return self.cancelled
+
+    def _wait(self, _function, args):
+        if self.events:
+            return WaitResult.OBJECT_0
+        self._count_a_wait()
+        return WaitResult.TIMEOUT
+
+    def _count_a_wait(self):
+        self.waits += 1
+        self.cancelled = self.cancelled or self.waits > 5
+
+    def _peek(self, _function, args):
+        found = self.events[: args[2]]
+        ctypes.memmove(args[1], b"".join(found), 20 * len(found))
+        ctypes.c_uint32.from_address(args[3]).value = len(found)
+        return 1
 
     def _mode(self, _function, args):
         ctypes.c_uint32.from_address(args[1]).value = self.mode
         return 1
 
     def _read(self, _function, args):
+        self.reads += 1
         answer = self.answers.pop(0)
         if isinstance(answer, int):
             failed("ReadConsoleW", answer)
-            answer = b""
-        elif isinstance(answer, str):
+            return 1  # The count is as it was.
+        if isinstance(answer, str):
             answer = answer.encode("utf-16-le")
         assert len(answer) <= 2 * args[2]
         ctypes.memmove(args[1], answer, len(answer))
@@ -551,6 +595,62 @@ class PretendedConsole:
         self.written += ctypes.string_at(args[1], 2 * args[2])
         ctypes.c_uint32.from_address(args[3]).value = args[2]
         return 1
+
+
+def event(event_type, *, down=0, key=0):
+    """An INPUT_RECORD."""
+    return struct.pack("<HxxiHHHHI", event_type, down, 1, key, 0, 0, 0)
+
+
+KEY_DOWN, KEY_UP = event(1, down=1, key=65), event(1, key=65)
+ALT_UP = event(1, key=0x12)  # The end of a character that was typed by its number.
+MOUSE, FOCUS = event(2), event(16)
+
+
+def test_nothing_is_read_before_somebody_types():
+    """A read that waits would hold the console's lock, and swallow the next line where it is cancelled."""
+    console = PretendedConsole()
+    console.events = []
+    assert console.console.read(100, console) == (Error.OPERATION_ABORTED, b"")
+    assert console.waits > 1
+    assert console.reads == 0
+
+
+@pytest.mark.parametrize("events", [[MOUSE], [FOCUS, KEY_UP], [MOUSE] * 100])
+def test_what_is_no_key_does_not_begin_a_read_nor_keep_the_thread_busy(events):
+    console = PretendedConsole()
+    console.events = events
+    assert console.console.read(100, console) == (Error.OPERATION_ABORTED, b"")
+    assert console.waits > 1
+    assert console.reads == 0
+
+
+@pytest.mark.parametrize("events", [[KEY_DOWN], [ALT_UP], [FOCUS, KEY_UP, KEY_DOWN], [MOUSE] * 1000])
+def test_a_key_begins_a_read_and_so_does_what_could_hide_one(events):
+    console = PretendedConsole("a\r\n")
+    console.events = events
+    assert console.console.read(100, console) == (0, b"a\r\n")
+
+
+def test_the_rest_of_a_long_line_is_read_without_another_key():
+    console = PretendedConsole("0123456789", "rest\r\n")
+    assert console.console.read(33, console) == (0, b"0123456789")
+    console.events = []
+    assert console.console.read(33, console) == (0, b"rest\r\n")
+    assert console.console.read(33, console) == (Error.OPERATION_ABORTED, b"")
+
+
+def test_a_cancelled_read_does_not_bring_the_line_before_once_more():
+    console = PretendedConsole("before\r\n", Error.OPERATION_ABORTED)
+    assert console.console.read(100, console) == (0, b"before\r\n")
+    read = console.kernel.faults["ReadConsoleW"]
+
+    def cancelled_in_the_middle(function, args):
+        console.cancelled = True
+        return read(function, args)
+
+    console.kernel.faults["ReadConsoleW"] = cancelled_in_the_middle
+    assert console.console.read(100, console) == (Error.OPERATION_ABORTED, b"")
 
 
 def test_console_input_is_utf8():

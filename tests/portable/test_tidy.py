@@ -42,6 +42,7 @@ LEVELS = {
     "_turn": 5,
     "_other_turns": 5,
     "_bare_sockets": 5,
+    "_questions": 5,
     "_scheduling": 5,
     "_signals": 5,
     "_policy": 6,
