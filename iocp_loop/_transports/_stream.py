@@ -69,17 +69,24 @@ class StreamTransport(EndpointTransport):
             except BaseException:
                 self._handle = None  # This is no transport yet, and has nothing to close.
                 raise
-        if verbs is None:
-            verbs = _sockets.verbs_of(endpoint)
         self._server = server
         self._lingering: Lingering | None = None  # from `end` to connection_lost()
+        try:
+            self._begin(endpoint, handle, protocol, verbs or _sockets.verbs_of(endpoint))
+            loop.call_soon(self._start, waiter, context=self.context)
+        except BaseException:
+            self._handle = None  # As above; and a server that is closed does not wait for it.
+            if server is not None:
+                private.detach(server, self)
+            raise
+
+    def _begin(self, endpoint: Endpoint, handle: Any, protocol: Any, verbs: ModuleType) -> None:
         # Only a socket's: a pipe object of multiprocessing has a send() too, which pickles.
         receive_into, send_now = (handle.recv_into, handle.send) if endpoint.is_socket else (None, _never_at_once)
         self._reader = self._reader_type(self, endpoint, verbs, receive_into)
         self._writer = self._writer_type(self, endpoint, verbs, send_now)
         self.write = self._writer.write
         self.set_protocol(protocol)
-        loop.call_soon(self._start, waiter, context=self.context)
 
     @repeatable
     def _begin_receiving(self) -> None:

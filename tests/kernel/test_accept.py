@@ -10,9 +10,11 @@ import sys
 
 import pytest
 
+from iocp_loop import CompletionPort, _sockets
 from iocp_loop import _asyncio_private as private
 from iocp_loop._operation import IoType
 from iocp_loop._transports._listener import ACCEPTS_MAX, ACCEPTS_MIN, ERRORS_AT_ONCE_MAX
+from iocp_loop._transports._stream import StreamTransport
 from iocp_loop._win32.constants import WsaError
 
 from .peers import LOCALHOST, Echo, Recorder, client, receive_exactly, reset, serving
@@ -410,3 +412,52 @@ async def test_the_protocol_factory_runs_in_the_context_that_the_server_names():
     await still_serves(sock.getsockname())
     here()._stop_serving(sock)
     assert seen == ["the server's"]
+
+
+# -- every step between a packet and the next accept, on our own listener and on one of another port ------------------
+
+STEPS = {
+    "addresses": "accepted_addresses",
+    "the next accept": "prepare_accept",
+    "the socket": "finish_accept",
+    "the association": "register",
+    "the transport": None,
+}
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+@pytest.mark.parametrize(
+    "raised", [OSError(0, "no", None, 10055), MemoryError(), ValueError(), RuntimeError()], ids=repr
+)
+@pytest.mark.parametrize("step", STEPS)
+async def test_whatever_fails_between_a_packet_and_the_next_accept_the_listener_goes_on(
+    step, raised, shared, monkeypatch
+):
+    """Each step raises once. It costs one client at most, and nothing of it is kept."""
+    monkeypatch.setattr(private, "ACCEPT_RETRY_DELAY_S", 0.01)
+    loop, listener = here(), socket.create_server((LOCALHOST, 0))
+    listener.setblocking(False)
+    with contextlib.ExitStack() as stack:
+        if shared:
+            stack.enter_context(CompletionPort()).associate(listener.fileno(), 1)
+        server = await loop.create_server(Echo, sock=listener)
+        await turns()
+        verbs = _sockets if step == "the association" else _sockets.verbs_of(loop._listeners[listener]._endpoint)
+        owner, name = (verbs, STEPS[step]) if STEPS[step] else (StreamTransport, "set_protocol")
+        function, failures = getattr(owner, name), [raised]
+
+        def once(*args, **options):
+            if failures:
+                raise failures.pop()
+            return function(*args, **options)
+
+        monkeypatch.setattr(owner, name, once)
+        with client(server.sockets[0].getsockname()) as sock:
+            await until(lambda: not failures)
+            sock.close()
+        await still_serves(server.sockets[0].getsockname())
+        for report in loop.reports:
+            assert report["exception"] is raised
+        loop.reports.clear()
+        server.close()
+        await server.wait_closed()
