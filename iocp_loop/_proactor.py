@@ -174,12 +174,12 @@ class Proactor:
         endpoint.closing = True
         self._strike_off(endpoint)
 
-    def succeed(self, endpoint: Endpoint) -> Endpoint:
-        """Give a handle and its operations to a record of its own: for whoever has the old one it is closed.
+    def succeed(self, endpoint: Endpoint, successor: Endpoint) -> None:
+        """Give a handle and its operations to another record: for whoever has the old one it is closed.
 
-        The new one has the same owner, key and mode, and nothing is asked of the kernel.
+        The new one, which is nobody's yet, gets the same key and mode; nothing is asked of the kernel. Where this
+        raises, nothing is changed.
         """
-        successor = Endpoint(endpoint.handle, endpoint.owner, endpoint.kind)
         successor.key, successor.skips_port, successor.verbs = endpoint.key, endpoint.skips_port, endpoint.verbs
         successor.operations = operations = endpoint.operations
         try:
@@ -190,11 +190,11 @@ class Proactor:
             endpoint.operations, endpoint.owner, endpoint.closing = [], None, True
         except BaseException:
             if not endpoint.closing:
+                successor.proactor = None
                 for operation in operations:
                     operation.endpoint = endpoint
                 self.enrol(endpoint)
             raise
-        return successor
 
     def _finish_close(self, endpoint: Endpoint) -> None:
         try:

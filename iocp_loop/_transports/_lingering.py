@@ -97,7 +97,7 @@ class Lingering:
 
     Args:
         lingerings: among whom it is.
-        endpoint: whose handle it is; nobody else submits there.
+        endpoint: whose handle it will take over.
 
     Attributes:
         begun, heard: when it began, and when something came last, on the loop's clock.
@@ -108,11 +108,20 @@ class Lingering:
     def __init__(self, lingerings: Lingerings, endpoint: Endpoint) -> None:
         self._lingerings = lingerings
         self._proactor = lingerings.loop.proactor
-        self._endpoint = endpoint
+        self._endpoint = Endpoint(endpoint.handle, endpoint.owner, endpoint.kind)
         self._operation: Any = None
         self._dropped = 0
         self.begun = self.heard = lingerings.loop.time()
-        lingerings.join(self)
+
+    def take_over(self, endpoint: Endpoint) -> None:
+        """The handle and its operations are ours; for the transport, whose endpoint it is, it is closed."""
+        self._proactor.succeed(endpoint, self._endpoint)
+        self._lingerings.join(self)
+
+    @property
+    def has_taken_over(self) -> bool:
+        """False where an interrupt was quicker: then the transport's endpoint is closed as any other."""
+        return self._endpoint.proactor is not None
 
     def begin(self, operation: Any) -> None:
         """The transport is gone. Its socket object is closed by this, and the handle lives on.
@@ -128,6 +137,7 @@ class Lingering:
         if operation is None:
             memory = self._lingerings.memory()
             operation = _sockets.receive_operation(self._proactor, self._endpoint, self.on_received, memory)
+        self._lingerings.join(self)  # Once more: an interrupt may have come before it was.
         self._operation = operation
         operation.endpoint, operation.deliver, operation.context = self._endpoint, self.on_received, None
         sock = self._endpoint.owner

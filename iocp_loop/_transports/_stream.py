@@ -168,11 +168,12 @@ class StreamTransport(EndpointTransport):
             if endpoint.is_socket and (not peer_has_ended or endpoint.receives_cancelled):
                 if not is_ended:
                     self._handle.shutdown(socket.SHUT_WR)
-                if not peer_has_ended and _sockets.verbs_of(endpoint) is _sockets:
+                if not peer_has_ended and endpoint.verbs in (None, _sockets):
+                    self._lingering = Lingering(self.loop.lingerings, endpoint)
                     self._queue_connection_lost()
-                    self._lingering = Lingering(self.loop.lingerings, self.loop.proactor.succeed(endpoint))
-        except OSError:
-            pass  # The connection is gone already: there is nobody to be polite to.
+                    self._lingering.take_over(endpoint)
+        except (OSError, MemoryError):
+            pass  # The connection is gone already, and there is nobody to be polite to; or it must go without.
         finally:
             self.close_endpoint(None)
 
@@ -187,8 +188,8 @@ class StreamTransport(EndpointTransport):
         self._writer.abandon(exc)
 
     def _release(self) -> None:
-        if self._lingering is not None:
-            lingering, self._lingering = self._lingering, None
+        lingering, self._lingering = self._lingering, None
+        if lingering is not None and lingering.has_taken_over:
             lingering.begin(self._reader.take_operation())
         self._reader.release()
         self._writer.release()

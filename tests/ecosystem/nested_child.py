@@ -9,6 +9,7 @@ reached the exception handler.
 
 import asyncio
 import faulthandler
+import gc
 import importlib
 import signal
 import socket
@@ -332,6 +333,7 @@ async def stop_inside():
 
 async def exceptions_inside():
     loop, told = here(), []
+    gc.disable()  # Nobody takes the exception of the task that ends a run; when that is reported is the collector's affair.
 
     async def fail(exc):
         await asyncio.sleep(0.01)

@@ -147,9 +147,11 @@ def test_it_ends_when_too_much_comes(monkeypatch):
             stage.peer.deliver(bytes(1000))
             await asyncio.sleep(0.01)
         assert not stage.sock.closed
+        begun = stage.loop.time()
         stage.peer.deliver(b"x")
         await until_over(stage)
         assert stage.sock.closed
+        assert stage.loop.time() - begun < SILENCE_S
 
     stage.play(scenario)
 

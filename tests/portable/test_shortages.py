@@ -76,6 +76,28 @@ def test_it_is_begun_again_with_growing_pauses_until_the_kernel_takes_it(refusin
     assert it.operation.stop is None
 
 
+def test_who_has_a_way_of_its_own_to_stop_has_it_again(refusing):
+    """While it waits, stopping it needs nobody; a thread's call, once begun again, is stopped as ever."""
+    it, stop = refusing, object()
+    it.operation.stop = stop
+    it.proactor.submit(it.operation)
+    it.turn()
+    assert it.operation.stop is not stop
+    it.kernel.chances.submit_failure = 0
+    for _ in range(3):
+        it.turn(1)
+    assert it.operation.stop is stop
+    it.operation.stop = None
+    it.peer.deliver(b"x")
+    it.until_done()
+    it.kernel.chances.submit_failure = 1
+    it.operation.stop = stop
+    it.proactor.submit(it.operation)
+    it.turn()
+    it.proactor.cancel(it.operation)
+    assert it.operation.stop is stop
+
+
 def test_patience_ends_and_the_operation_fails_with_what_the_kernel_says(refusing):
     it = refusing
     it.proactor.submit(it.operation)

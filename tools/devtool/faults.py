@@ -63,8 +63,8 @@ FAULTS = (
     Fault(
         "closed-socket-received-from-again",
         "_futures.py",
-        " and _is_open(operation.keepalive[0], endpoint)",
-        "",
+        "!= self._cancels_before and self._is_open()",
+        "!= self._cancels_before",
         "cancels",
     ),
     Fault(
@@ -315,7 +315,7 @@ FAULTS = (
     Fault(
         "accepted-socket-blocks", "_sockets.py", "    conn.setblocking(False)\n", "", "listener_orders iocp_proactor"
     ),
-    Fault("send-runs-past-the-piece", "_sockets.py", "        vector[0].len -= skip\n", "", _STREAM),
+    Fault("send-runs-past-the-piece", "_sockets.py", "length = len(chunk) - skip", "length = len(chunk)", _STREAM),
     Fault(
         "message-pipe-skips-its-warnings",
         "_pipes.py",
@@ -441,6 +441,47 @@ FAULTS = (
         "self.transport.close()  # As for no answer: nobody asks a second time.",
         "pass",
         "stream_states",
+    ),
+    Fault("shortage-without-a-pause", "_shortages.py", "self._clock() + pause", "self._clock()", "shortages"),
+    Fault(
+        "shortage-forgets-how-to-stop",
+        "_shortages.py",
+        "self._leave(operation, turn.stop)",
+        "self._leave(operation, None)",
+        "shortages",
+    ),
+    Fault("stranger-begun-again", "_shortages.py", "elif not turn.is_open():", "elif False:", "shortages"),
+    Fault("write-of-any-size-in-one-call", "_transports/_writer.py", "if size > SEND_MAX:", "if False:", _STREAM),
+    Fault(
+        "vector-of-any-size",
+        "_transports/_send_queue.py",
+        "return first[: whole + 1]",
+        "return first",
+        _STREAM + " send_queue",
+    ),
+    Fault("pieces-of-two-sends-alternate", "_futures.py", "if endpoint.sends[0] is self:", "if True:", "shortages"),
+    Fault(
+        "closed-without-the-end-of-file",
+        "_transports/_stream.py",
+        "if not is_ended:",
+        "if False:",
+        "lingering stream_orders",
+    ),
+    Fault("never-lingers", "_transports/_stream.py", "if not peer_has_ended and", "if False and", "lingering"),
+    Fault("lingers-whatever-comes", "_transports/_lingering.py", "self._dropped > DROPPED_MAX", "False", "lingering"),
+    Fault(
+        "rest-taken-for-the-end",
+        "_transports/_lingering.py",
+        "not byte_count and bool(operation.buffer)",
+        "not byte_count",
+        "lingering",
+    ),
+    Fault(
+        "successor-without-operations",
+        "_proactor.py",
+        "operation.endpoint = successor",
+        "pass",
+        "lingering stream_orders",
     ),
     Fault(
         "device-closed-twice",
