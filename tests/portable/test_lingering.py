@@ -16,7 +16,7 @@ class Stage(StreamStage):
     """One end that is ours, and a raw peer."""
 
     def __init__(self, seed=0, **chances):
-        super().__init__(seed, Chances(would_block=0, **chances))
+        super().__init__(seed, Chances(would_block=0, partial_send=0, **chances))
         self.sock, self.peer = self.kernel.socketpair()
         self.sock.capacity = self.peer.capacity = 1_000_000
         self.ours = self.end(self.sock, skip_port=True)
@@ -225,7 +225,7 @@ def test_it_lingers_whatever_the_receive_was_doing(moment):
 
 def test_closed_in_connection_made_it_has_its_say():
     """A server that is overloaded says so, and the request comes after that."""
-    stage = StreamStage(0, Chances(would_block=0))
+    stage = StreamStage(0, Chances(would_block=0, partial_send=0))
     sock, peer = stage.kernel.socketpair()
     sock.capacity = peer.capacity = 1000
     end = stage.end(sock, skip_port=True)
