@@ -70,11 +70,11 @@ class IocpEventLoop(BareSockets):
             server.close()
         self._watchers.close()
         _threaded.flush(self.proactor)
+        self.lingerings.close()
         self._futures.close()
         super().close()
         # What refers to the loop lets it go: a closed one that nobody has is freed at once, and not by the collector.
         self.idle_rounds.close()
-        self.lingerings.close()
         self._selector = self.proactor
 
     # -- TCP ---------------------------------------------------------------------------------------------------

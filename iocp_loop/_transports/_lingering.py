@@ -76,9 +76,10 @@ class Lingerings:
         return self._memory
 
     def close(self) -> None:
-        """The loop is closed, and its handles with it."""
-        self._all.clear()
-        self.loop = None  # type: ignore[assignment]  # Nobody asks it any more.
+        """The loop is closing: so are the handles, as soon as their receives are over."""
+        for lingering in list(self._all):
+            lingering.close()
+        self.loop = self._memory = None  # type: ignore[assignment]  # Nobody asks for them any more.
 
     def _go(self) -> None:
         try:

@@ -165,7 +165,8 @@ class StreamTransport(EndpointTransport):
         """
         endpoint, peer_has_ended = self._endpoint, self._reader.receive is ENDED
         try:
-            if endpoint.is_socket and (not peer_has_ended or endpoint.receives_cancelled):
+            must_say_so = not peer_has_ended or endpoint.receives_cancelled
+            if endpoint.is_socket and must_say_so and not endpoint.closing:
                 if not is_ended:
                     self._handle.shutdown(socket.SHUT_WR)
                 if not peer_has_ended and endpoint.verbs in (None, _sockets):

@@ -175,11 +175,22 @@ async def an_executors_call(loop):
     await loop.run_in_executor(None, int)
 
 
+async def a_connection_that_lingers(loop):
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    transport, _ = await loop.create_connection(asyncio.Protocol, sock=left)
+    await asyncio.sleep(0.01)
+    transport.close()
+    await asyncio.sleep(0.01)
+    assert loop.lingerings
+    right.close()
+
+
 async def a_timer(_loop):
     await asyncio.sleep(0.001)
 
 
-@pytest.mark.parametrize("work", [a_timer, a_watched_socket, an_executors_call])
+@pytest.mark.parametrize("work", [a_timer, a_watched_socket, an_executors_call, a_connection_that_lingers])
 def test_a_closed_loop_is_freed_when_nobody_has_it_any_more(work):
     """As asyncio's. Suites make a loop per test, and those that look for cycles would find ours in the next test."""
     gc.collect()
