@@ -303,6 +303,8 @@ class Readiness:
     def _on_polled(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
         assert isinstance(operation, PollOperation)
         watch: _Watch = operation.keepalive
+        if status and self._proactor.shortages.begin_again(operation, status):
+            return
         self._note_change(watch)
         watch.polling = False  # From here on it is asked again, whatever becomes of this answer.
         if status == Status.CANCELLED or (status and winerror_from_status(status, is_socket=True) == WsaError.NOBUFS):

@@ -13,8 +13,8 @@ cancelled, and its endpoint closed, like every other.
                more than 70       not at all: it fails with what the kernel says, after some 60 s
     later      (by its packet)    1 ms
 
-Only what can be repeated without harm is: receiving and sending. A connect that finds no buffers may have run out of
-ports, and an accept has its listener to look after it.
+Only what can be repeated without harm is: receiving, sending, polling. A connect that finds no buffers may have run out
+of ports, and an accept has its listener to look after it.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 PAUSE_S = 0.001
 PAUSE_MAX_S = 1.0
 REFUSALS_MAX = 70
-REPEATABLE = frozenset({IoType.READ, IoType.WRITE, IoType.READ_FROM, IoType.WRITE_TO, IoType.TRANSMIT_FILE})
+REPEATABLE = frozenset(
+    {IoType.READ, IoType.WRITE, IoType.READ_FROM, IoType.WRITE_TO, IoType.TRANSMIT_FILE, IoType.POLL}
+)
 
 
 @dataclass(frozen=True, slots=True)

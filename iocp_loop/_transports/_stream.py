@@ -74,10 +74,12 @@ class StreamTransport(EndpointTransport):
         try:
             self._begin(endpoint, handle, protocol, verbs or _sockets.verbs_of(endpoint))
             loop.call_soon(self._start, waiter, context=self.context)
-        except BaseException:
-            self._handle = None  # As above; and a server that is closed does not wait for it.
+        except BaseException as exc:
             if server is not None:
-                private.detach(server, self)
+                private.detach(server, self)  # Which would wait for it when it is closed.
+            if isinstance(exc, Exception):  # What an interrupt has left is closed with the object.
+                self._handle = None
+                loop.proactor.close_endpoint(endpoint)
             raise
 
     def _begin(self, endpoint: Endpoint, handle: Any, protocol: Any, verbs: ModuleType) -> None:

@@ -241,3 +241,28 @@ def test_a_device_is_closed_once_however_often_it_is_closed():
     device.close()
     device.close()
     assert kernel.calls["CloseHandle"] == 1
+
+
+def test_a_poll_that_finds_no_memory_is_asked_again_less_and_less_often():
+    """What changes meanwhile is not forgotten: another interest, and nobody's."""
+    stage = Stage()
+
+    def told_of_room():
+        stage.told.append("room")
+        stage.loop.remove_writer(stage.sock.fileno())
+
+    async def scenario():
+        stage.kernel.chances.submit_failure = 1
+        stage.loop.add_reader(stage.sock.fileno(), stage.read)
+        await asyncio.sleep(10)
+        assert stage.kernel.calls["NtDeviceIoControlFile"] < 25
+        stage.loop.add_writer(stage.sock.fileno(), told_of_room)
+        await asyncio.sleep(10)
+        assert stage.kernel.calls["NtDeviceIoControlFile"] < 50
+        stage.peer.deliver(b"data")
+        stage.kernel.chances.submit_failure = 0
+        await asyncio.sleep(1.1)
+        assert ("told", b"data") in stage.told
+        assert "room" in stage.told
+
+    stage.play(scenario)
