@@ -79,10 +79,7 @@ class _Call:
 
     def wait(self, seconds: float) -> bool:
         """Sleep, or until the call is cancelled: True then. On the call's own thread."""
-        if not self._gate.acquire(timeout=seconds):
-            return False
-        self._gate.release()
-        return True
+        return self.cancelled or self._gate.acquire(timeout=seconds)
 
     def perform(self, handle: BlockingHandle) -> int:
         """Block; the WinError. May go on after the operation is gone."""

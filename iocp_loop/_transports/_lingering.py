@@ -152,8 +152,9 @@ class Lingering:
         if self._endpoint.closing:
             return
         if status:
-            # One that was asked to end before, for another reason; anything else is the end.
-            is_over = winerror_of(operation, status) != Error.OPERATION_ABORTED
+            # The transport's own may have been asked to end, for another reason; anything else is the end.
+            is_ours = operation.buffer is self._lingerings.memory()
+            is_over = is_ours or winerror_of(operation, status) != Error.OPERATION_ABORTED
         else:
             # A receive of no bytes is over when there is something to receive: see `_reading.Idleness`.
             is_over = not byte_count and bool(operation.buffer)

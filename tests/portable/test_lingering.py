@@ -281,6 +281,26 @@ def test_an_idle_connection_that_has_given_its_buffer_back_lingers_too():
     stage.play(scenario)
 
 
+def test_a_receive_that_was_asked_to_end_for_another_reason_is_followed_by_one_of_ours_and_that_one_by_none():
+    """An idle round's cancel is on its way when the connection closes."""
+    stage = Stage(inline=0, slow_cancel=1, late_success=0)
+
+    async def scenario():
+        await asyncio.sleep(0.01)
+        stage.ours.transport.close()
+        [operation] = stage.loop.proactor.pending.values()
+        stage.loop.proactor.cancel(operation)
+        assert await stage.ours.lost is None
+        await asyncio.sleep(0.01)
+        assert not stage.sock.closed
+        assert operation.pending
+        stage.loop.proactor.cancel(operation)
+        await until_over(stage)
+        assert stage.loop.time() < SILENCE_S
+
+    stage.play(scenario)
+
+
 def test_no_schedule_leaves_a_handle_or_an_operation(schedules):
     """Peers that send, end, reset or say nothing, while calls fail, raise and are interrupted."""
 
