@@ -150,6 +150,15 @@ class StreamTransport(EndpointTransport):
     def close(self) -> None:
         if self._reader.delivery is STOPPED:
             return
+        try:
+            self._close()
+        except BaseException:
+            # An interrupt in the middle: neither open nor closed, it would be silent for ever.
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        """Each step may be done twice."""
         is_ended = EOF in self._writer.refusal
         if self._writer.finish():
             self._reader.stop(cancel=False)
