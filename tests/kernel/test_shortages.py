@@ -4,6 +4,7 @@ Nothing is lost, nobody is told, and no connection ends for it.
 """
 
 import asyncio
+import contextlib
 import socket
 
 import pytest
@@ -12,7 +13,7 @@ from iocp_loop._operation import SEND_MAX
 from iocp_loop._win32.constants import Error, WsaError
 
 from .peers import LOCALHOST, Recorder, connected, pattern, receive_exactly
-from .watched import here, until
+from .watched import here
 
 PLENTY = 16 << 20
 
@@ -118,45 +119,39 @@ async def test_sock_methods_wait_for_memory():
         assert max(sock.asked) == SEND_MAX
 
 
-async def test_a_pipe_waits_for_memory():
-    name = r"\\.\pipe\iocp_loop-test-shortages"
-    served = []
+@contextlib.asynccontextmanager
+async def piped(name):
+    """(transport of the client's end, the server's protocol once it is there)."""
+    arrived = here().create_future()
 
     def serve():
-        served.append(Recorder())
-        return served[-1]
+        arrived.set_result(Recorder())
+        return arrived.result()
 
-    [server] = await here().start_serving_pipe(serve, name)
-    transport, protocol = await here().create_pipe_connection(Recorder, name)
-    here().watched.fail("WriteFile", Error.NO_SYSTEM_RESOURCES, times=3)
-    here().watched.fail("ReadFile", Error.NOT_ENOUGH_QUOTA, times=3)
-    message = pattern(3 * SEND_MAX)
-    transport.write(message)
-    await until(lambda: served)
-    assert await served[0].receives(len(message)) == message
-    transport.close()
-    await protocol.gone()
-    server.close()
-    await served[0].gone()
+    [server] = await here().start_serving_pipe(serve, rf"\\.\pipe\iocp_loop-test-{name}")
+    transport, protocol = await here().create_pipe_connection(Recorder, rf"\\.\pipe\iocp_loop-test-{name}")
+    try:
+        yield transport, arrived
+    finally:
+        transport.close()
+        await protocol.gone()
+        server.close()
+        await (await arrived).gone()
+
+
+async def test_a_pipe_waits_for_memory():
+    async with piped("shortages") as (transport, arrived):
+        here().watched.fail("WriteFile", Error.NO_SYSTEM_RESOURCES, times=3)
+        here().watched.fail("ReadFile", Error.NOT_ENOUGH_QUOTA, times=3)
+        message = pattern(3 * SEND_MAX)
+        transport.write(message)
+        assert await (await arrived).receives(len(message)) == message
 
 
 async def test_no_call_on_a_pipe_is_given_more_than_a_piece():
     """Of a pipe that is not one of messages."""
-    name = r"\\.\pipe\iocp_loop-test-pieces"
-    served = []
-
-    def serve():
-        served.append(Recorder())
-        return served[-1]
-
-    [server] = await here().start_serving_pipe(serve, name)
-    transport, protocol = await here().create_pipe_connection(Recorder, name)
-    before = here().counts["WriteFile"]
-    transport.write(bytes(3 * SEND_MAX + 1))
-    await until(lambda: served)
-    await served[0].receives(3 * SEND_MAX + 1)
-    assert here().counts["WriteFile"] - before == 4
-    transport.close()
-    await protocol.gone()
-    server.close()
-    await served[0].gone()
+    async with piped("pieces") as (transport, arrived):
+        before = here().counts["WriteFile"]
+        transport.write(bytes(3 * SEND_MAX + 1))
+        await (await arrived).receives(3 * SEND_MAX + 1)
+        assert here().counts["WriteFile"] - before == 4
