@@ -267,7 +267,11 @@ def _accept(operation: PerformedOperation) -> int:
     arrival: _Arrival = operation.target
     while arrival.conn is None:
         try:
-            arrival.conn, arrival.peer = _socket_of(operation).accept()
+            conn, arrival.peer = _socket_of(operation).accept()
+            if arrival.peer is None:
+                conn.close()  # QUIRK(wine): so Wine 10 says that the client was gone.
+            else:
+                arrival.conn = conn
         except OSError as exc:
             if getattr(exc, "winerror", None) not in _CLIENT_GONE:
                 raise

@@ -185,7 +185,7 @@ async def test_a_flow_control_callback_that_raises_is_reported_and_the_connectio
         assert report["transport"] is transport
         assert report["protocol"] is protocol
         transport.write(b"goes on")
-        assert receive_exactly(peer, 7) == b"goes on"
+        assert await asyncio.to_thread(receive_exactly, peer, 7) == b"goes on"
 
 
 # -- end of file and closing -----------------------------------------------------------------------------------
