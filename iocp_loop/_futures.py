@@ -103,7 +103,7 @@ class OperationFuture(asyncio.Future[Any]):
     def _is_open(self) -> bool:
         """Whether the handle is still what it was: a closed one's value may be a stranger's by now."""
         endpoint = self._operation.endpoint
-        if endpoint.owner is not None:
+        if endpoint.closing or endpoint.owner is not None:
             return not endpoint.closing
         conn = self._operation.keepalive[0]
         try:
@@ -176,6 +176,7 @@ class SendFuture(OperationFuture):
         self._data = data
         self._sent = 0
         self._limit = limit
+        self._is_out = False  # a piece, whose result was not counted yet
 
     def begin(self) -> None:
         """Send, as soon as those before it on the same handle are over."""
@@ -192,7 +193,12 @@ class SendFuture(OperationFuture):
     def _submit_piece(self) -> None:
         if self._is_open():
             self._verbs.set_send_vector(self._operation, [self._data], self._sent, self._limit)
-            self._core.submit(self._operation)
+            try:
+                self._is_out = True
+                self._core.submit(self._operation)
+            except BaseException:
+                self._is_out = self._core.holds(self._operation)  # An interrupt: the last result is delivered again.
+                raise
         else:
             self._core.settle_inline(self._operation, status_of_closed(self._operation.endpoint), 0)
 
@@ -206,9 +212,9 @@ class SendFuture(OperationFuture):
         return super().cancel(msg)
 
     def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        if operation.buffer is not None and not status:
+        if self._is_out and not status:
             # One statement, without a call: delivered again after an interrupt, it must not count twice.
-            self._sent, operation.buffer = self._sent + byte_count, None
+            self._sent, self._is_out = self._sent + byte_count, False
         if status and self._was_begun_again(operation, status):
             return
         if not status and byte_count and not self._cancel_requested and self._sent < len(self._data):

@@ -16,7 +16,7 @@ from iocp_loop._blocking import PAUSE_BUSY_S, PAUSE_FIRST_S, PAUSE_IDLE_S, Plain
 from iocp_loop._win32.constants import Error
 
 from .peers import Recorder
-from .test_stdio import no_thread_left, pipe
+from .test_stdio import no_thread_left, pipe, refuse_threads
 from .watched import here, until
 
 __all__ = ["no_thread_left", "pipe"]
@@ -168,14 +168,7 @@ async def test_what_is_no_handle_is_said_to_be_none_as_ever(pipe):
 
 async def test_without_a_thread_the_question_is_asked_here(pipe, monkeypatch):
     reader, writer = pipe
-    start = threading.Thread.start
-
-    def refuse(thread):
-        if "asking" in thread.name:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    refuse_threads(monkeypatch, "asking")
     transport, protocol = await here().connect_read_pipe(Recorder, reader)
     writer.write(b"fine")
     assert await protocol.receives(4) == b"fine"

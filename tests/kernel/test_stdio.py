@@ -42,6 +42,18 @@ def no_thread_left():
     assert not _threaded.ABANDONED
 
 
+def refuse_threads(monkeypatch, word):
+    """From here on no thread can be started whose name has this word."""
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if word in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
 @pytest.fixture
 def pipe():
     """(reading end, writing end) of an anonymous pipe, as file objects."""
@@ -351,14 +363,7 @@ async def test_without_a_thread_to_interrupt_from_the_loop_does_it_itself(pipe, 
     make_unaskable(here())
     transport, protocol = await here().connect_read_pipe(Recorder, pipe[0])
     await until(lambda: here().counts["ReadFileBlocking"])
-    start = threading.Thread.start
-
-    def refuse(thread):
-        if "interrupting" in thread.name:
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    refuse_threads(monkeypatch, "interrupting")
     transport.close()
     assert await protocol.gone() is None
 

@@ -305,19 +305,48 @@ def test_a_socket_that_is_closed_while_its_future_waits_for_memory_says_so():
     stage.play(scenario)
 
 
+def reading(peer, received):
+    """Takes all that comes; what comes last is left to whoever wants to look."""
+    while True:
+        received.extend(peer.inbound)
+        peer.inbound.clear()
+        yield False
+
+
+def test_an_interrupt_before_the_next_piece_sends_none_twice_and_leaves_none_out():
+    stage = Stage()
+    data = bytes(range(256)) * (3 * SEND_MAX // 256)
+    received, submit, calls = bytearray(), stage.loop.proactor.submit, []
+
+    def interrupted_once(operation):
+        if operation.io_type is IoType.WRITE:
+            calls.append(operation)
+            if len(calls) == 2:
+                raise Interrupted
+        return submit(operation)
+
+    async def scenario():
+        stage.kernel.act(reading(stage.peer, received))
+        stage.loop.proactor.submit = interrupted_once
+        await stage.loop.sock_sendall(known(stage), data)
+        await asyncio.sleep(1)
+        received.extend(stage.peer.inbound)
+        stage.kernel._actors.clear()
+        stage.sock.close()
+        stage.peer.close()
+
+    stage.run_through_interrupts(scenario())
+    assert len(calls) == 4
+    assert received == data
+
+
 def test_a_buffer_of_any_size_is_sent_in_pieces():
     stage = Stage()
     data = bytes(range(256)) * (3 * SEND_MAX // 256) + b"and a rest"
     received = bytearray()
 
-    def reading():
-        while True:
-            received.extend(stage.peer.inbound)
-            stage.peer.inbound.clear()
-            yield bool(stage.peer.inbound)
-
     async def scenario():
-        stage.kernel.act(reading())
+        stage.kernel.act(reading(stage.peer, received))
         await stage.loop.sock_sendall(known(stage), data)
         await asyncio.sleep(1)
         received.extend(stage.peer.inbound)
@@ -336,19 +365,13 @@ def test_the_pieces_of_several_do_not_alternate(cancelled):
     received = bytearray()
     parts = [bytes([number]) * (2 * SEND_MAX + number) for number in range(3)]
 
-    def reading():
-        while True:
-            received.extend(stage.peer.inbound)
-            stage.peer.inbound.clear()
-            yield False
-
     async def scenario():
         sock = known(stage)
         tasks = [asyncio.ensure_future(stage.loop.sock_sendall(sock, part)) for part in parts]
         await asyncio.sleep(0)
         if cancelled is not None:
             tasks[cancelled].cancel()
-        stage.kernel.act(reading())
+        stage.kernel.act(reading(stage.peer, received))
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [isinstance(result, asyncio.CancelledError) for result in results] == [n == cancelled for n in range(3)]
         await asyncio.sleep(1)
