@@ -5,8 +5,12 @@ or after. What differs on purpose is in DIFFERENCES, with the reason; nothing el
 """
 
 import asyncio
+import concurrent.futures
 import itertools
 import socket
+import sys
+import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +24,14 @@ from . import datagram_outcomes as given
 from .datagram_outcomes import Case, Peers, outcome, value
 
 Facts = dict[str, Any]
+PATIENCE_S = 40
+
+# What became of the standard library's loop where it gave no answer.
+hung: list[str] = []
+
+
+class NoAnswer(Exception):
+    """A loop did not come to an end."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +120,30 @@ DIFFERENCES = [
 
 
 def outcomes(factory, cases, peers):
-    """The outcome of each case, on one loop."""
+    """The outcome of each case, on one loop.
 
+    It runs in a thread, which is left to itself if it gives no answer in time.
+    """
+    done = concurrent.futures.Future()
+
+    def run():
+        try:
+            done.set_result(outcomes_here(factory, cases, peers))
+        except BaseException as exc:
+            done.set_exception(exc)
+
+    thread = threading.Thread(target=run, daemon=True, name=factory.__name__)
+    thread.start()
+    try:
+        return done.result(PATIENCE_S)
+    except TimeoutError:
+        if done.done():
+            raise
+        frame = sys._current_frames()[thread.ident]
+        raise NoAnswer(f"none within {PATIENCE_S} s:\n" + "".join(traceback.format_stack(frame))) from None
+
+
+def outcomes_here(factory, cases, peers):
     async def main():
         return [await outcome(case, peers) for case in cases]
 
@@ -118,8 +152,18 @@ def outcomes(factory, cases, peers):
 
 
 def both(cases, peers):
-    """(case, the stdlib's facts, ours) of each."""
-    theirs = outcomes(asyncio.SelectorEventLoop, cases, peers)
+    """(case, the stdlib's facts, ours) of each.
+
+    SelectorEventLoop has been seen to wait for ever here, in a network nobody could look into. The test is skipped then,
+    and says where it waits: there is nothing to compare with. It fails if ours waits for ever.
+    """
+    if hung:
+        pytest.skip(f"SelectorEventLoop hung before, so that there is nothing to compare with: {hung[0]}")
+    try:
+        theirs = outcomes(asyncio.SelectorEventLoop, cases, peers)
+    except NoAnswer as exc:
+        hung.append(str(exc))
+        pytest.skip(f"SelectorEventLoop gave no answer, so that there is nothing to compare with: {exc}")
     return zip(cases, theirs, outcomes(iocp_loop.new_event_loop, cases, peers), strict=True)
 
 
