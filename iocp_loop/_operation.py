@@ -124,7 +124,7 @@ class OverlappedEx(ctypes.Structure):
         stop: how to ask for its end where CancelIoEx is not the way; None where it is.
         buffer: the data buffer, or whatever keeps the data alive.
         keepalive: anything else that must live as long as the kernel may use it.
-        refusals: how often in a row the kernel had no memory for it; see `_shortages`.
+        refusals: how often in a row the kernel had no memory for it, after the first time; see `_shortages`.
 
     Not thread-safe: one thread at a time may prepare, submit or cancel it.
     """

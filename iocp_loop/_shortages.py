@@ -7,20 +7,23 @@ operations, and no reason to end a connection. So whoever is told of it asks her
 While it waits here, the kernel does not know it. It stands in the proactor's tables all the same, so that it is
 cancelled, and its endpoint closed, like every other.
 
-    refused    times in a row     waits
-    at once    the first          1 ms
-               each further one   twice as long, at most 1 s
-               more than 70       not at all: it fails with what the kernel says, after some 60 s
-    later      (by its packet)    1 ms
+    refused in a row     waits
+    the first time       1 ms
+    each further time    twice as long, at most 1 s
+    more than 70 times   not at all: it fails with what the kernel says, after some 60 s
+
+Refused at once or later, by a packet, is the same. In a row is what no success came between: whoever submits the
+operation again has had one.
 
 Only what can be repeated without harm is: receiving, sending, polling. A connect that finds no buffers may have run out
 of ports, and an accept has its listener to look after it.
 """
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._operation import PENDING, SETTLED, IoType, OverlappedEx
 from ._win32.constants import Error, Status, WsaError
@@ -56,6 +59,24 @@ class _Turn:
     stop: Callable[[], None] | None
 
 
+class _Again:
+    """`start` of an operation that was begun again, until it is submitted by whoever it belongs to: the row ends there.
+
+    It stands in the operation's own place for it, so that success costs nobody a look.
+    """
+
+    __slots__ = ("_operation", "start")
+
+    def __init__(self, operation: OverlappedEx) -> None:
+        self._operation = weakref.ref(operation)  # Which has this object: no cycle.
+        self.start = operation.start
+
+    def __call__(self, *args: Any) -> int:
+        if (operation := self._operation()) is not None:
+            operation.start = self.start
+        return self.start(*args)
+
+
 class Shortages:
     """Those of one proactor. They are begun again by its `select`."""
 
@@ -82,8 +103,9 @@ class Shortages:
             return False
         if winerror_from_status(status, is_socket=endpoint.is_socket) not in SHORTAGES:
             return False
+        operation.refusals = operation.refusals + 1 if isinstance(operation.start, _Again) else 0
+        _end_row(operation)
         if operation.refusals >= REFUSALS_MAX:
-            operation.refusals = 0
             return False
         pause = min(PAUSE_S * 2**operation.refusals, PAUSE_MAX_S)
         # Each step may be done twice: after an interrupt the result is delivered again.
@@ -126,9 +148,7 @@ class Shortages:
                 proactor.settle_inline(operation, status_of_closed(operation.endpoint), 0)
             else:
                 proactor.submit(operation)
-                # Refused at once, it is settled with a failure, and comes here again with more patience.
-                refused = proactor.settled and proactor.settled[-1][0] is operation and proactor.settled[-1][1]
-                operation.refusals = operation.refusals + 1 if refused else 0
+                operation.start = _Again(operation)
             del self._waiting[operation.address]
         except BaseException:
             # An interrupt: unless it is in the tables by now, the next wait begins it again.
@@ -148,8 +168,12 @@ class Shortages:
         """`stop` of an operation that waits here: nobody but us has it."""
         if (turn := self._waiting.pop(operation.address, None)) is not None:
             operation.stop = turn.stop
-        operation.refusals = 0
         self._proactor.complete(operation, Status.CANCELLED, 0)
+
+
+def _end_row(operation: OverlappedEx) -> None:
+    if isinstance(operation.start, _Again):
+        operation.start = operation.start.start
 
 
 def status_of_closed(endpoint: "Endpoint") -> int:

@@ -61,6 +61,7 @@ class Chances:
 
     inline: float = 0.5  # finish during the call, where the result is there already
     submit_failure: float = 0.0  # refuse the call at once, for want of resources
+    late_failure: float = 0.0  # or take it, and say so by its packet
     late_success: float = 0.5  # let a cancelled request succeed, where it can
     slow_cancel: float = 0.5  # answer a cancel later, and not during the call
     partial_send: float = 0.3
@@ -365,6 +366,9 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
         if request.line[0] is not request:
             return False
         before = request.moved
+        if not before and self.chance("late_failure"):
+            self._finish(request, (Status.INSUFFICIENT_RESOURCES, 0))
+            return True
         result = request.progress()
         if result is not None:
             self._finish(request, result)

@@ -275,7 +275,7 @@ def test_a_kernel_without_memory_costs_no_datagram(schedules):
     is told."""
 
     def run(seed):
-        chances = Chances(inline=0.7, would_block=0.3, submit_failure=0.2, no_buffers=0.2)
+        chances = Chances(inline=0.7, would_block=0.3, submit_failure=0.2, late_failure=0.2, no_buffers=0.2)
         stage = play(seed, wildly=seed % 2 == 0, chances=chances)
         assert not any(party.count_told(WsaError.NOBUFS, "WRITE_TO", "sendto", "READ_FROM") for party in stage.parties)
 

@@ -72,7 +72,6 @@ def test_it_is_begun_again_with_growing_pauses_until_the_kernel_takes_it(refusin
     it.peer.deliver(b"abc")
     it.until_done()
     assert it.results == [(0, 3)]
-    assert it.operation.refusals == 0
     assert it.operation.stop is None
 
 
@@ -98,31 +97,42 @@ def test_who_has_a_way_of_its_own_to_stop_has_it_again(refusing):
     assert it.operation.stop is stop
 
 
-def test_patience_ends_and_the_operation_fails_with_what_the_kernel_says(refusing):
-    it = refusing
+@pytest.mark.parametrize("told", ["at once", "by a packet", "now so, now so"])
+def test_patience_ends_and_the_operation_fails_with_what_the_kernel_says(refusing, told):
+    it, submits = refusing, []
+    begin = it.operation.start
+
+    def start(*args):
+        submits.append(it.kernel.now_ms)
+        at_once = told == "at once" or (told != "by a packet" and len(submits) % 2)
+        it.kernel.chances.submit_failure = 1 if at_once else 0
+        it.kernel.chances.late_failure = 0 if at_once else 1
+        return begin(*args)
+
+    it.operation.start = start
     it.proactor.submit(it.operation)
     it.until_done()
     assert it.results == [(WsaError.NOBUFS, 0)]
+    assert len(submits) == REFUSALS_MAX + 1
     assert 60 <= it.kernel.now_ms / 1000 <= 70
-    assert it.operation.refusals == 0
+    assert it.operation.start is start
 
 
-def test_patience_begins_anew_once_the_kernel_has_taken_it(refusing):
-    it = refusing
-    it.proactor.submit(it.operation)
+def test_patience_begins_anew_once_there_was_a_success(refusing):
+    it, begin = refusing, refusing.operation.start
     for _ in range(2):
         it.kernel.chances.submit_failure = 1
+        it.proactor.submit(it.operation)
         while it.operation.refusals < REFUSALS_MAX - 1:
             it.turn()
         assert it.results == []
         it.kernel.chances.submit_failure = 0
-        while it.operation.refusals:
-            it.turn(PAUSE_MAX_S)
         it.peer.deliver(b"x")
         it.until_done()
+        assert it.results == [(0, 1)]
         it.results.clear()
-        it.kernel.chances.submit_failure = 1
-        it.proactor.submit(it.operation)
+    it.proactor.submit(it.operation)
+    assert it.operation.start is begin  # From here on a success costs nothing again.
 
 
 @pytest.mark.parametrize("status", SCARCE, ids=lambda status: status.name)

@@ -418,7 +418,7 @@ def test_a_kernel_without_memory_costs_time_and_no_connection(schedules):
     """WSARecv, WSASend or the socket's own call answer WSAENOBUFS now and then."""
 
     def run(seed):
-        play_in_order(seed, Chances(submit_failure=0.3, no_buffers=0.3))
+        play_in_order(seed, Chances(submit_failure=0.3, late_failure=0.2, no_buffers=0.3))
 
     schedules(run, 250)
 

@@ -444,6 +444,20 @@ FAULTS = (
     ),
     Fault("shortage-without-a-pause", "_shortages.py", "self._clock() + pause", "self._clock()", "shortages"),
     Fault(
+        "shortage-told-later-without-an-end",
+        "_shortages.py",
+        "operation.start = _Again(operation)",
+        "pass",
+        "shortages",
+    ),
+    Fault(
+        "row-of-shortages-without-an-end",
+        "_shortages.py",
+        "            operation.start = self.start\n",
+        "            pass\n",
+        "shortages",
+    ),
+    Fault(
         "shortage-forgets-how-to-stop",
         "_shortages.py",
         "self._leave(operation, turn.stop)",
