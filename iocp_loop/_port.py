@@ -71,11 +71,11 @@ class _Batch:
     __slots__ = (
         "__weakref__",
         "_entries",
+        "_handle",
         "_removed",
         "keys",
         "memory",
         "removed_view",
-        "start",
         "thread",
         "timeout",
         "waiting",
@@ -92,21 +92,22 @@ class _Batch:
         self.memory = memoryview(self._entries).cast("B")
         self.keys = self.memory.cast("P")  # index 0 is the first entry's key
         self.removed_view = memoryview(self._removed).cast("B").cast("I")
-        self.start = (
-            argument(HANDLE, handle),
+        self.timeout = DWORD()
+        self._handle = argument(HANDLE, handle)
+        self.limit(PACKETS_MAX)
+
+    def limit(self, packets_max: int) -> None:
+        """Prepare the arguments of waits that take so many packets at most."""
+        start = (
+            self._handle,
             argument(POINTER_TO, ctypes.addressof(self._entries)),
-            argument(ULONG, PACKETS_MAX),
+            argument(ULONG, packets_max),
             argument(POINTER_TO, ctypes.addressof(self._removed)),
         )
-        self.zero_timeout = (*self.start, argument(DWORD, 0), argument(BOOL, 0))
-        self.without_timeout = (*self.start, argument(DWORD, INFINITE), argument(BOOL, 0))
+        self.zero_timeout = (*start, argument(DWORD, 0), argument(BOOL, 0))
+        self.without_timeout = (*start, argument(DWORD, INFINITE), argument(BOOL, 0))
         # Any other: milliseconds in `timeout`, which is passed by its value.
-        self.timeout = DWORD()
-        self.with_timeout = (*self.start, self.timeout, argument(BOOL, 0))
-
-    def arguments(self, timeout_ms: int, packets_max: int) -> tuple[Any, ...]:
-        handle, entries, _, removed = self.start
-        return (handle, entries, argument(ULONG, packets_max), removed, argument(DWORD, timeout_ms), argument(BOOL, 0))
+        self.with_timeout = (*start, self.timeout, argument(BOOL, 0))
 
 
 class CompletionPort:
@@ -203,12 +204,23 @@ class CompletionPort:
         """
         if not 1 <= max_packets <= PACKETS_MAX:
             raise ValueError(f"max_packets must be 1 to {PACKETS_MAX}, not {max_packets}")
-        return [Packet._make(raw) for raw in self.wait_raw(timeout_to_ms(timeout), max_packets)]
+        if max_packets == PACKETS_MAX:
+            raw = self.wait_raw(timeout_to_ms(timeout))
+        else:
+            batch = getattr(self._own, "batch", None) or self._new_batch()
+            try:
+                batch.limit(max_packets)
+                raw = self.wait_raw(timeout_to_ms(timeout))
+            finally:
+                batch.limit(PACKETS_MAX)
+            if len(raw) > max_packets:  # Handed back by somebody.
+                self.hand_back(raw[max_packets:])
+        return [Packet._make(one) for one in raw[:max_packets]]
 
-    def wait_raw(self, timeout_ms: int, packets_max: int = PACKETS_MAX) -> Any:
+    def wait_raw(self, timeout_ms: int) -> Any:
         """`wait` for the hot path: the fields of each packet as a plain tuple, decoded in one go."""
         if self._rescued:
-            return self._take_rescued(packets_max)
+            return self._take_rescued()
         try:
             batch = self._own.batch
         except AttributeError:
@@ -220,9 +232,7 @@ class CompletionPort:
                 # Asked only now that this thread counts as waiting: close() either wakes it, or was seen here. Asked
                 # before, a close() in between would leave us waiting on a handle that is somebody else's by now.
                 self._check_open()
-            if packets_max != PACKETS_MAX:
-                arguments = batch.arguments(timeout_ms, packets_max)
-            elif timeout_ms == 0:
+            if timeout_ms == 0:
                 arguments = batch.zero_timeout
             elif timeout_ms == INFINITE:
                 arguments = batch.without_timeout
@@ -256,8 +266,8 @@ class CompletionPort:
         """Let the next wait begin with these: its caller was interrupted before it could handle them."""
         self._rescued.extend(packets)
 
-    def _take_rescued(self, packets_max: int) -> list[tuple[int, int, int, int]]:
-        packets, self._rescued = self._rescued[:packets_max], self._rescued[packets_max:]
+    def _take_rescued(self) -> list[tuple[int, int, int, int]]:
+        packets, self._rescued = self._rescued, []
         return packets
 
     def _new_batch(self) -> _Batch:

@@ -40,7 +40,7 @@ from ._operation import (
 )
 from ._port import CompletionPort, timeout_to_ms
 from ._shortages import Shortages
-from ._win32.constants import Error, NotificationMode, Status, WsaError
+from ._win32.constants import INFINITE, Error, NotificationMode, Status, WsaError
 from ._win32.errors import os_error, status_from_winerror
 from ._win32.kernel import Kernel
 
@@ -348,7 +348,7 @@ class Proactor:
                 return settled
             timeout = 0
         self._inline_turns = 0
-        self.poll(timeout_to_ms(timeout))
+        self.poll(INFINITE if timeout is None else timeout_to_ms(timeout))
         return settled
 
     def _prepare_wait(self) -> None:

@@ -121,11 +121,10 @@ class TurningLoop(SchedulingLoop):
             timeout = min(timers[0][0] - self.time(), WAIT_MAX_S)
         else:
             timeout = None
-        proactor = self.proactor
-        if queued and len(proactor.pending) <= self.signals.receives_pending and self._needs_no_look():
-            settled = proactor.settled
+        if queued and len(self.proactor.pending) <= self.signals.receives_pending and self._needs_no_look():
+            settled = self.proactor.settled
         else:
-            settled = proactor.select(timeout)
+            settled = self.proactor.select(timeout)
         if timers:
             self._take_due_timers(self._due)
         if queued:
