@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from iocp_loop._operation import SEND_MAX
 from iocp_loop._transports._reader import HELD
 
 from .peers import LOCALHOST, Buffered, Echo, Recorder, client, receive_exactly, serving
@@ -135,8 +136,9 @@ async def test_a_queue_of_small_writes_leaves_in_one_gathered_send():
         peer.settimeout(10)
         size = 0
         while not transport.get_write_buffer_size():
-            transport.write(bytes(4 << 20))
-            size += 4 << 20
+            transport.write(bytes(SEND_MAX))  # What one call may be given.
+            size += SEND_MAX
+            await asyncio.sleep(0)
         assert here().counts[SEND] == 1
         for _ in range(40):
             transport.write(b"small")
