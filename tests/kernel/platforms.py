@@ -5,17 +5,18 @@ import pytest
 from iocp_loop._win32.prototypes import bind
 
 
-def _under_wine() -> bool:
+def _wine_version() -> int:
     try:
-        bind("wine_get_version")
+        version: bytes = bind("wine_get_version")()
     except AttributeError:
-        return False
-    return True
+        return 0
+    return int(version.split(b".")[0])
 
 
-UNDER_WINE = _under_wine()
+WINE_VERSION = _wine_version()  # its first number; 0 on Windows
+UNDER_WINE = WINE_VERSION > 0
 
 
-def not_under_wine(reason: str) -> pytest.MarkDecorator:
-    """Skip a test for what Wine lacks."""
-    return pytest.mark.skipif(UNDER_WINE, reason=f"Wine: {reason}")
+def not_under_wine(reason: str, *, since: int = 1) -> pytest.MarkDecorator:
+    """Skip a test for what Wine lacks, of the given version or newer."""
+    return pytest.mark.skipif(since <= WINE_VERSION, reason=f"Wine: {reason}")
