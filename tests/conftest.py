@@ -43,11 +43,32 @@ def pytest_addoption(parser):
         default="windows",
         help="portable ring: the system that the fake kernel plays (tests/fakes/profiles.py)",
     )
+    parser.addoption(
+        "--plain-cancels",
+        action="store_true",
+        help="on the real kernel: ask once for the end of an operation, as on Windows. Not with Wine 8, which may forget",
+    )
 
 
-def pytest_configure():
+def pytest_configure(config):
     if sys.platform == "win32":
         wine_processes.ask_again()
+        if config.getoption("--plain-cancels"):
+            ask_once()
+
+
+def ask_once():
+    """Every kernel says that it forgets no cancel, as Windows' does."""
+    from iocp_loop._win32.kernel import Win32Kernel
+
+    made = Win32Kernel.__init__
+
+    def make(self):
+        made(self)
+        assert self.forgets_cancels, "there is nothing to leave out: this is no Wine"
+        self.forgets_cancels = False
+
+    Win32Kernel.__init__ = make
 
 
 def pytest_terminal_summary(terminalreporter):

