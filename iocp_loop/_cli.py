@@ -6,6 +6,7 @@ Exit status: 0 all is well, 1 something is wrong with what was tried, 2 the comm
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from . import __version__
 
@@ -42,6 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser(
         "doctor", help="what this system offers, what is in use, and what is missed without it"
     )
+    doctor.add_argument(
+        "--check",
+        action="store_true",
+        help="make the experiments too that only a run on this system can decide; takes a minute, and no network",
+    )
+    doctor.add_argument(
+        "--report", metavar="FILE", type=Path, help="write it to a file as well, without names, paths and addresses"
+    )
     doctor.set_defaults(command=_doctor)
     version = commands.add_parser("version", help="the version, and nothing else")
     version.set_defaults(command=_version)
@@ -65,10 +74,10 @@ def _demo(options: argparse.Namespace) -> int:
     return run_demo(seconds=options.seconds, clients=options.clients, size=options.size)
 
 
-def _doctor(_options: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
     from ._doctor import run_doctor
 
-    return run_doctor()
+    return run_doctor(check=options.check, report=options.report)
 
 
 def _version(_options: argparse.Namespace) -> int:

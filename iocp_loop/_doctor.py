@@ -1,4 +1,8 @@
-"""The doctor: the system, the Python, what the kernel offers, what the loop uses of it, what is missed without it."""
+"""The doctor: the system, the Python, what the kernel offers, what the loop uses of it, what is missed without it.
+
+With a check it also makes the experiments that only a run on the system can decide, and writes all of it to a file that
+can be attached to a report: versions, features, answers and figures; no names, no paths and no addresses.
+"""
 
 import os
 import platform
@@ -11,6 +15,7 @@ from typing import NamedTuple
 
 from . import __version__, _probes
 from ._arena import STOMP_VARIABLE, stomp_wanted
+from ._experiments import EXPERIMENTS
 from ._probes import Finding
 from ._win32.prototypes import bind
 
@@ -109,37 +114,92 @@ def python_name() -> str:
     return f"{platform.python_implementation()} {platform.python_version()}, {bits} bits{gil}"
 
 
-def run_doctor() -> int:
-    """Print the report; returns 1 if something is missing that the loop cannot do without."""
-    _print_facts()
-    missing = [feature.name for feature in FEATURES if not _print_feature(feature) and feature.needed]
+def run_doctor(*, check: bool = False, report: Path | None = None) -> int:
+    """Print what is found; returns 1 if something is missing that the loop cannot do without.
+
+    Args:
+        check: make the experiments as well; 1 is also returned if one contradicts what the loop relies on.
+        report: where to write all of it, but for paths; None: nowhere.
+    """
+    page = _Page()
+    _say_facts(page)
+    missing = [feature.name for feature in FEATURES if not _say_feature(page, feature) and feature.needed]
+    broken = _say_experiments(page) if check and not missing else []
+    page.say()
     if missing:
-        print(f"\nthe loop cannot work here: {', '.join(missing)}")
-        return 1
-    print("\nthe loop can work here")
-    return 0
+        page.say(f"the loop cannot work here: {', '.join(missing)}")
+    elif broken:
+        page.say(f"the loop relies on another answer: {', '.join(broken)}")
+    else:
+        page.say("the loop can work here")
+    if report is not None:
+        report.write_text("\n".join(page.lines) + "\n", encoding="utf-8")
+        print(f"written to {report}; it names no user, no path and no address")
+    return 1 if missing or broken else 0
 
 
-def _print_facts() -> None:
+class _Page:
+    """What is printed, and kept for the report unless it is private."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str = "", private: str = "") -> None:
+        print(line + private, flush=True)
+        self.lines.append(line)
+
+
+def _say_facts(page: _Page) -> None:
     has_policies = sys.version_info < (3, 16)
     facts = (
-        ("iocp_loop", f"{__version__}, {Path(__file__).resolve().parent}"),
         ("system", f"{system_name()}, {sysconfig.get_platform()}"),
         ("Python", f"{python_name()}, {platform.python_compiler()}"),
         ("processors", str(os.cpu_count())),
         ("stomp mode", "on" if stomp_wanted() else f"off; {STOMP_VARIABLE}=1 puts every operation on guarded pages"),
         ("event loop policy", "there is one" if has_policies else "asyncio has none any more: use loop_factory"),
     )
+    page.say(f"{'iocp_loop':<18} {__version__}", private=f", {Path(__file__).resolve().parent}")
     for name, fact in facts:
-        print(f"{name:<18} {fact}")
+        page.say(f"{name:<18} {fact}")
 
 
-def _print_feature(feature: Feature) -> bool:
+def _say_feature(page: _Page, feature: Feature) -> bool:
     finding = feature.probe()
     use = f"in use: {feature.used}" if feature.used else "not in use yet"
     verdict = "yes" if finding.works else "NO"
-    print(f"\n{feature.name:<26} {verdict:<4} {use if finding.works or not feature.used else f'for: {feature.used}'}")
-    print(f"    {finding.detail}")
+    page.say()
+    page.say(f"{feature.name:<26} {verdict:<4} {use if finding.works or not feature.used else f'for: {feature.used}'}")
+    page.say(f"    {finding.detail}")
     if not finding.works:
-        print(f"    without it: {feature.absence}")
+        page.say(f"    without it: {feature.absence}")
     return finding.works
+
+
+def system_kind() -> str:
+    """What experiments are compared with: "Windows", "Wine 8", "Wine 10"."""
+    wine = wine_version()
+    return "Windows" if wine is None else f"Wine {wine.partition('.')[0]}"
+
+
+def _say_experiments(page: _Page) -> list[str]:
+    """Make them, a line or three each; the names of those that contradict what the loop relies on."""
+    kind, broken = system_kind(), []
+    page.say()
+    page.say("What only a run can decide:")
+    for experiment in EXPERIMENTS:
+        answer = experiment.answer()
+        expected = experiment.expected.get(kind)
+        verdict = "nobody had an answer for this system"
+        if answer.short == expected:
+            verdict = f"as expected of {kind}"
+        elif expected is not None:
+            verdict = f"NOT as expected of {kind}: {expected}"
+            if experiment.promised:
+                broken.append(experiment.name)
+        switch = f" [{experiment.switch}]" if experiment.switch else ""
+        page.say()
+        page.say(f"{experiment.name:<40} {answer.short:<10} {verdict}{switch}")
+        if answer.detail:
+            page.say(f"    {answer.detail}")
+        page.say(f"    decides: {experiment.matters}")
+    return broken

@@ -51,7 +51,7 @@ def _probe(function: Callable[..., Finding]) -> Callable[..., Finding]:
 
 
 @contextmanager
-def _connected(family: int) -> "Iterator[tuple[socket.socket, socket.socket]]":
+def connected(family: int) -> "Iterator[tuple[socket.socket, socket.socket]]":
     """Two ends of a TCP connection over the loopback."""
     host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
     with socket.socket(family, socket.SOCK_STREAM) as listener:
@@ -65,17 +65,18 @@ def _connected(family: int) -> "Iterator[tuple[socket.socket, socket.socket]]":
                 yield here, there
 
 
-def _result(proactor: Proactor) -> tuple[OverlappedEx, int, int] | None:
+def first_result(proactor: Proactor, patience_s: float = _PATIENCE_S) -> tuple[OverlappedEx, int, int] | None:
     """The first thing settled within our patience."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline:
-        settled = proactor.select(deadline - time.monotonic())
+    deadline = time.monotonic() + patience_s
+    while True:
+        settled = proactor.select(max(deadline - time.monotonic(), 0))
         if settled:
             return settled.popleft()
-    return None
+        if time.monotonic() >= deadline:
+            return None
 
 
-def _ignore(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:
+def ignore(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:
     """The probes look at what is settled themselves."""
 
 
@@ -96,19 +97,19 @@ def probe_inline_receive(family: int) -> Finding:
     """A receive that finds its data there is over without a packet, and one that does not brings exactly one."""
     proactor = Proactor(arena=HeapArena())
     try:
-        with _connected(family) as (here, there):
+        with connected(family) as (here, there):
             endpoint = _sockets.register(proactor, here)
             if not endpoint.skips_port:
                 return Finding(False, "a layered provider hands out sockets that are no file handles (XP1_IFS_HANDLES)")
-            receive = _sockets.receive_operation(proactor, endpoint, _ignore, proactor.arena.buffer(16))
+            receive = _sockets.receive_operation(proactor, endpoint, ignore, proactor.arena.buffer(16))
             proactor.submit(receive)
             there.send(b"late")
-            late = _result(proactor)
+            late = first_result(proactor)
             there.send(b"early")
             time.sleep(0.01)  # For the loopback to bring it.
             proactor.submit(receive)
             inline = not receive.pending
-            early = _result(proactor)
+            early = first_result(proactor)
             proactor.close_endpoint(endpoint)
             return Finding(
                 inline and late is not None and late[2] == 4 and early is not None and early[2] == 5,
@@ -137,7 +138,7 @@ def probe_poll() -> Finding:
     told: list[bool] = []
     proactor = Proactor(arena=HeapArena())
     try:
-        with _connected(socket.AF_INET) as (here, there):
+        with connected(socket.AF_INET) as (here, there):
             readiness = _readiness.of(proactor)
             registration = readiness.watch(
                 here.fileno(), _readiness.Interest.READ, lambda closed, *_: told.append(closed)
@@ -145,7 +146,7 @@ def probe_poll() -> Finding:
             proactor.select(0)  # It polls before it waits.
             early = bool(told)
             there.send(b"x")
-            settled = _result(proactor)
+            settled = first_result(proactor)
             if settled is not None:
                 operation, status, byte_count = settled
                 operation.deliver(operation, status, byte_count)
@@ -174,9 +175,9 @@ def probe_handle_wait() -> Finding:
     event = bind("CreateEventW")(0, 1, 0, None)
     try:
         record = _waits.endpoint(proactor)
-        proactor.submit(_waits.wait_operation(proactor, record, _ignore, event, 1000))
+        proactor.submit(_waits.wait_operation(proactor, record, ignore, event, 1000))
         bind("SetEvent")(event)
-        settled = _result(proactor)
+        settled = first_result(proactor)
         proactor.close_endpoint(record)
         works = settled is not None and settled[2] == _waits.SIGNALLED
         return Finding(works, "a signalled event came as a packet" if works else f"a signalled event came as {settled}")

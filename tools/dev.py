@@ -2,6 +2,7 @@
 """Runs iocp_loop's tests, demo and benchmarks in a CPython for Windows: on Windows, or on Linux under Wine.
 
     tools/dev.py demo   [ARGS]    python -m iocp_loop demo ARGS
+    tools/dev.py check            python -m iocp_loop doctor --check, with its report in iocp_loop-check.txt
     tools/dev.py test   [ARGS]    pytest ARGS; --stomp: with the stomp mode's guarded memory
     tools/dev.py bench  [ARGS]    benchmarks/run.py ARGS; --page FOLDER: and the results page, with counts and plots
     tools/dev.py python [ARGS]    anything: python ARGS

@@ -12,6 +12,7 @@ from . import libraries, mutants, native, newest, pins, report, wine
 REPOSITORY = Path(__file__).resolve().parents[2]
 PORTABLE = "tests/portable"
 LIBRARIES = "tests/libraries"
+REPORT = "iocp_loop-check.txt"
 NO_TESTS_COLLECTED = 5  # pytest's exit status
 CHOICES = {"--python": "3.13", "--wine": "10"}  # options with a version, and one of those
 
@@ -78,6 +79,14 @@ def check_version(name: str | None) -> None:
 
 def demo(request: Request) -> int:
     return in_windows_python(request.python, ["-m", "iocp_loop", "demo", *request.arguments], REPOSITORY)
+
+
+def check(request: Request) -> int:
+    """What only a run on this system can decide; the report is REPORT in the current folder."""
+    path = Path(REPORT).absolute()
+    name = str(path) if sys.platform == "win32" else wine.windows_path(path)
+    command = ["-m", "iocp_loop", "doctor", "--check", "--report", name, *request.arguments]
+    return in_windows_python(request.python, command, REPOSITORY)
 
 
 def test(request: Request) -> int:
@@ -212,6 +221,7 @@ def in_windows_python(
 
 COMMANDS: dict[str, Callable[[Request], int]] = {
     "demo": demo,
+    "check": check,
     "test": test,
     "bench": bench,
     "libraries": compare_libraries,
