@@ -17,6 +17,7 @@ from . import __version__, _probes
 from ._arena import STOMP_VARIABLE, stomp_wanted
 from ._experiments import EXPERIMENTS
 from ._probes import Finding
+from ._win32.constants import PROTOCOL_INFOW_SIZE, SocketOption
 from ._win32.prototypes import bind
 
 
@@ -114,6 +115,18 @@ def python_name() -> str:
     return f"{platform.python_implementation()} {platform.python_version()}, {bits} bits{gil}"
 
 
+def provider_name(family: int) -> str:
+    """Who hands out TCP sockets of a family, and over how many layers; a filter of somebody's is seen here."""
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            raw = sock.getsockopt(socket.SOL_SOCKET, SocketOption.PROTOCOL_INFOW, PROTOCOL_INFOW_SIZE)
+    except OSError as exc:
+        return f"none ({exc.strerror})"
+    # WSAPROTOCOL_INFOW: ProtocolChain.ChainLen, and szProtocol at the end.
+    layers, name = int.from_bytes(raw[40:44], sys.byteorder), raw[-512:].decode("utf-16-le").partition("\0")[0]
+    return f"{name}, {layers} layer{'s' * (layers != 1)}"
+
+
 def run_doctor(*, check: bool = False, report: Path | None = None) -> int:
     """Print what is found; returns 1 if something is missing that the loop cannot do without.
 
@@ -155,6 +168,8 @@ def _say_facts(page: _Page) -> None:
         ("system", f"{system_name()}, {sysconfig.get_platform()}"),
         ("Python", f"{python_name()}, {platform.python_compiler()}"),
         ("processors", str(os.cpu_count())),
+        ("TCP provider", provider_name(socket.AF_INET)),
+        ("TCP over IPv6", provider_name(socket.AF_INET6)),
         ("stomp mode", "on" if stomp_wanted() else f"off; {STOMP_VARIABLE}=1 puts every operation on guarded pages"),
         ("event loop policy", "there is one" if has_policies else "asyncio has none any more: use loop_factory"),
     )

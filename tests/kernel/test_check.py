@@ -61,6 +61,14 @@ def test_the_report_says_the_same_and_names_nobody(checked):
     assert not re.search(r"\d+\.\d+\.\d+\.\d+|[A-Z]:\\", report)
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_the_provider_of_sockets_is_named(family, checked):
+    name, _, layers = _doctor.provider_name(family).rpartition(", ")
+    assert re.search(r"[Tt][Cc][Pp]", name)
+    assert re.fullmatch(r"\d+ layers?", layers)
+    assert name in checked[2]
+
+
 def test_each_switch_of_the_profiles_is_decided_by_one_experiment_and_says_the_same():
     switches = {field.name for field in dataclasses.fields(profiles.Profile)} - {"name"}
     deciding = {experiment.switch: experiment for experiment in EXPERIMENTS if experiment.switch}
