@@ -25,7 +25,8 @@ TIMEOUT_S = 120.0
 # Run by a shell outside Wine. The exit status of the traced program is nobody's, see tools/devtool/runner.py.
 SCRIPT = """
 # Of several Wines the one that runs us: its loader stands beside its server.
-for loader in "${{WINESERVER%/*}}/wine64" /usr/lib/wine/wine64 $(command -v wine64) $(command -v wine); do [ -x "$loader" ] && break; done
+for loader in "${{WINESERVER%/*}}/wine64" \\
+    /usr/lib/wine/wine64 $(command -v wine64) $(command -v wine); do [ -x "$loader" ] && break; done
 unset IOCP_LOOP_EXIT_FILE
 export WINEDEBUG=-all,+relay,+pid PYTHONMALLOC=malloc PYTHONHASHSEED=0
 "$loader" {words} 2>&1 < /dev/null |

@@ -14,7 +14,7 @@
                                   docs/compatibility.md of it; --lock NAMES: only pins what they need
 
 Each takes --python 3.11|3.12|3.13|3.14 (or 3.13t, 3.14t: free-threaded); the default is the newest that works here.
-Under Wine, each takes --wine 10: Debian 13's Wine, where the distribution has an older one.
+--arch x86 takes the Python of 32 bits; --wine 10 takes Debian 13's Wine where the distribution has an older one.
 What they need is downloaded and made on the first run, and kept in the user's cache folder (on Linux about 1 GB, in
 $XDG_CACHE_HOME or ~/.cache; it may be deleted at any time).
 

@@ -59,7 +59,17 @@ def test_the_version_of_wine_may_be_chosen(words):
     assert commands.parse(["demo", *words]) == commands.Request("demo", None, "10", False, [])
 
 
-@pytest.mark.parametrize("arguments", [["tset"], ["--python", "3.13"], ["demo", "--python"], ["demo", "--wine="]])
+def test_the_width_of_python_may_be_chosen():
+    assert commands.parse(["demo", "--arch", "x86", "--python", "3.13"]).python == "3.13-32"
+    assert commands.parse(["demo", "--arch=x86"]).python == f"{commands.default_name()}-32"
+    assert commands.parse(["demo", "--arch=amd64"]).python is None
+    python = pins.WINDOWS_PYTHONS["3.13-32"]
+    assert (python.minor, python.tag, python.bits, python.free_threaded) == ("3.13", "313", 32, False)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tset"], ["--python", "3.13"], ["demo", "--python"], ["demo", "--wine="], ["demo", "--arch", "mips"]]
+)
 def test_a_wrong_command_line_is_one_sentence(arguments, capsys):
     assert commands.main(arguments, "") == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -288,12 +298,14 @@ def test_members_of_the_wheel_go_where_python_org_has_them(member, name, place):
     assert winpython.placed(PurePosixPath(member), pins.WINDOWS_PYTHONS[name]) == place
 
 
-def pe_file_exporting(names):
-    """The smallest 64-bit DLL image that has an export table: one section, loaded at 0x1000, lying at 0x200."""
+def pe_file_exporting(names, bits):
+    """The smallest DLL image that has an export table: one section, loaded at 0x1000, lying at 0x200."""
     header = bytearray(0x200)
     struct.pack_into("<I", header, 0x3C, 0x40)
-    struct.pack_into("<4sHHIIIHH", header, 0x40, b"PE\0\0", 0x8664, 1, 0, 0, 0, 240, 0)
-    struct.pack_into("<I", header, 0x58 + 112, 0x1000)
+    machine, magic, size, table = {64: (0x8664, 0x20B, 240, 112), 32: (0x14C, 0x10B, 224, 96)}[bits]
+    struct.pack_into("<4sHHIIIHH", header, 0x40, b"PE\0\0", machine, 1, 0, 0, 0, size, 0)
+    struct.pack_into("<H", header, 0x58, magic)
+    struct.pack_into("<I", header, 0x58 + table, 0x1000)
     texts = b"".join(name.encode() + b"\0" for name in names)
     starts, start = [], 0x1000 + 40 + 4 * len(names)
     for name in names:
@@ -301,12 +313,13 @@ def pe_file_exporting(names):
         start += len(name) + 1
     directory = struct.pack("<IIHHIIIIIII", 0, 0, 0, 0, 0, 1, len(names), len(names), 0, 0x1000 + 40, 0)
     section = directory + struct.pack(f"<{len(names)}I", *starts) + texts
-    struct.pack_into("<8sIIII", header, 0x58 + 240, b".rdata", len(section), 0x1000, len(section), 0x200)
+    struct.pack_into("<8sIIII", header, 0x58 + size, b".rdata", len(section), 0x1000, len(section), 0x200)
     return bytes(header) + section
 
 
-def test_the_export_table_is_read():
-    assert winpython.exported_names(pe_file_exporting(["PyA", "PyLonger", "Z"])) == ["PyA", "PyLonger", "Z"]
+@pytest.mark.parametrize("bits", [32, 64])
+def test_the_export_table_is_read(bits):
+    assert winpython.exported_names(pe_file_exporting(["PyA", "PyLonger", "Z"], bits)) == ["PyA", "PyLonger", "Z"]
 
 
 # ---- processors
@@ -349,8 +362,8 @@ def test_the_user_may_choose_the_processor():
 def wine_8(monkeypatch):
     """The distribution has Wine 8, and another Wine 10 can be had."""
     installed = wine.Wine("wine", "wineserver", "8.0")
-    monkeypatch.setattr(wine, "ensure_installed", lambda: installed)
-    monkeypatch.setattr(newer_wine, "ensure", lambda: ("other wine", "other wineserver"))
+    monkeypatch.setattr(wine, "ensure_installed", lambda bits: installed)
+    monkeypatch.setattr(newer_wine, "ensure", lambda bits: (f"other wine of {bits} bits", "other wineserver"))
     monkeypatch.setattr(wine, "identified", lambda loader, server: wine.Wine(loader, server, "10.0"))
     return installed
 
@@ -365,7 +378,15 @@ def test_the_distributions_wine_is_taken_unless_another_is_asked_for(wine_8, mon
 
 def test_another_wine_is_unpacked_when_it_is_asked_for(wine_8, monkeypatch):
     monkeypatch.setenv(wine.VARIABLE, "10")
-    assert wine.ensure() == wine.Wine("other wine", "other wineserver", "10.0")
+    assert wine.ensure() == wine.Wine("other wine of 64 bits", "other wineserver", "10.0")
+
+
+def test_programs_of_32_bits_run_on_the_unpacked_wine(wine_8, monkeypatch):
+    monkeypatch.delenv(wine.VARIABLE, raising=False)
+    assert wine.ensure(32) == wine.Wine("other wine of 32 bits", "other wineserver", "10.0", 32)
+    monkeypatch.setenv(wine.VARIABLE, "8")
+    with pytest.raises(report.Trouble, match="no Wine 8 to be had here: take 10"):
+        wine.ensure(32)
 
 
 def test_a_wine_that_cannot_be_had_is_a_clear_error(wine_8, monkeypatch):

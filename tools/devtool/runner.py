@@ -20,7 +20,7 @@ SI_KERNEL = 0x80  # asm-generic/siginfo.h: sent by the kernel, such as by a term
 def run(python: pins.WindowsPython, arguments: list[str], *, folder: Path, environ: dict[str, str]) -> int:
     """Runs `python ARGUMENTS` in the folder, pinned to one processor; returns its exit status."""
     open_missing_streams()
-    installed = wine.ensure()
+    installed = wine.ensure(python.bits)
     executable = winpython.ensure(python, installed)
     slot = cpus.take(os.sched_getaffinity(0), os.environ.get(cpus.VARIABLE))
     prefix = wine.ensure_prefix(installed, slot.name)

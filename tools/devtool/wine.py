@@ -16,8 +16,11 @@ from typing import NamedTuple
 
 from . import cache, newer_wine, report
 
-COMPILER = "x86_64-w64-mingw32-gcc"
-PACKAGES = ("wine64", "gcc-mingw-w64-x86-64-win32", "ca-certificates")
+COMPILERS = {64: "x86_64-w64-mingw32-gcc", 32: "i686-w64-mingw32-gcc"}  # by the width of what they make
+PACKAGES = {
+    64: ("wine64", "gcc-mingw-w64-x86-64-win32", "ca-certificates"),
+    32: ("wine64", "gcc-mingw-w64-i686-win32", "ca-certificates"),
+}
 # Distributions that name the packages so, and whose Wine is new enough.
 APT_DISTRIBUTIONS = ("debian", "ubuntu")
 OLDEST_WINE = 8
@@ -36,6 +39,7 @@ class Wine(NamedTuple):
     loader: str
     server: str
     version: str  # "8.0"
+    bits: int = 64  # what it runs: programs of 64 bits, or of 32 as well
 
     def environment(self, prefix: Path) -> dict[str, str]:
         return {
@@ -51,34 +55,39 @@ class Wine(NamedTuple):
         }
 
 
-def ensure() -> Wine:
+def ensure(bits: int = 64) -> Wine:
     """Wine and the compiler for the launcher, installed now if this is root on Debian or Ubuntu.
 
-    Where VARIABLE asks for another version than the distribution has, it is the one that can be unpacked.
+    Where VARIABLE asks for another version than the distribution has, it is the one that can be unpacked; and so it is
+    for programs of 32 bits, whose half of the distribution's Wine would need the distribution's 32-bit libraries.
     """
-    installed, wanted = ensure_installed(), os.environ.get(VARIABLE)
-    if wanted in (None, "", major(installed)):
+    installed, wanted = ensure_installed(bits), os.environ.get(VARIABLE)
+    if bits == 64 and wanted in (None, "", major(installed)):
         return installed
+    if bits == 32 and wanted in (None, ""):
+        wanted = newer_wine.VERSION
     if wanted != newer_wine.VERSION:
-        choices = " or ".join(sorted({major(installed), newer_wine.VERSION}))
+        choices = " or ".join(sorted({*([major(installed)] if bits == 64 else []), newer_wine.VERSION}))
         raise report.Trouble(f"there is no Wine {wanted} to be had here: take {choices}.")
-    loader, server = newer_wine.ensure()
+    loader, server = newer_wine.ensure(bits=bits)
     if (unpacked := identified(loader, server)) is None or major(unpacked) != wanted:
         raise report.Trouble(f"{loader} does not work here: delete its folder, and run this again.")
-    return unpacked
+    return unpacked._replace(bits=bits)
 
 
 def major(wine: Wine) -> str:
     return wine.version.partition(".")[0]
 
 
-def ensure_installed() -> Wine:
+def ensure_installed(bits: int) -> Wine:
     check_machine()
-    if missing():
-        install()
+    if missing(bits):
+        install(bits)
     wine = find()
-    if wine is None or missing():
-        raise report.Trouble(f"{' and '.join(missing())} cannot be found even now: install them and run this again.")
+    if wine is None or missing(bits):
+        raise report.Trouble(
+            f"{' and '.join(missing(bits))} cannot be found even now: install them and run this again."
+        )
     if int(major(wine)) < OLDEST_WINE:
         raise report.Trouble(f"Wine {wine.version} is too old for CPython: install Wine {OLDEST_WINE} or newer.")
     return wine
@@ -95,8 +104,8 @@ def check_machine() -> None:
         )
 
 
-def missing() -> list[str]:
-    needed = {"Wine": find() is not None, "the MinGW-w64 compiler": shutil.which(COMPILER) is not None}
+def missing(bits: int) -> list[str]:
+    needed = {"Wine": find() is not None, "the MinGW-w64 compiler": shutil.which(COMPILERS[bits]) is not None}
     return [name for name, is_there in needed.items() if not is_there]
 
 
@@ -118,19 +127,20 @@ def identified(loader: str, server: str) -> Wine | None:
     return Wine(loader, server, version[1]) if version else None
 
 
-def install() -> None:
-    what = " and ".join(missing())
+def install(bits: int) -> None:
+    what, packages = " and ".join(missing(bits)), PACKAGES[bits]
     if distribution() not in APT_DISTRIBUTIONS:
         raise report.Trouble(
-            f"{what} cannot be found: install 64-bit Wine {OLDEST_WINE} or newer and {COMPILER}, and run this again."
+            f"{what} cannot be found: install 64-bit Wine {OLDEST_WINE} or newer and {COMPILERS[bits]}, "
+            "and run this again."
         )
-    apt = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *PACKAGES]
+    apt = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *packages]
     become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
     if become_root and not sudo_works():
         raise report.Trouble(
-            f"{what} cannot be found, and this is not root: let root run 'apt-get install {' '.join(PACKAGES)}'."
+            f"{what} cannot be found, and this is not root: let root run 'apt-get install {' '.join(packages)}'."
         )
-    with report.step(f"installing {' '.join(PACKAGES)}"), cache.locked("apt"):
+    with report.step(f"installing {' '.join(packages)}"), cache.locked("apt"):
         environ = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         # It may fail and the installation work all the same, with package lists that are there.
         subprocess.run([*become_root, "apt-get", "update", "--quiet"], env=environ, capture_output=True, check=False)
@@ -159,7 +169,7 @@ def distribution() -> str:
 
 def ensure_prefix(wine: Wine, slot: str) -> Path:
     """The prefix for runs in that slot ("cpu0", "all")."""
-    name = f"prefix-{wine.version}-{PREFIX_RECIPE}"
+    name = f"prefix-{wine.version}{'-x86' * (wine.bits == 32)}-{PREFIX_RECIPE}"
     template = cache.built_once(name, lambda folder: make_template(wine, folder))
     return cache.built_once(f"{name}-{slot}", lambda folder: share_template(template, folder))
 

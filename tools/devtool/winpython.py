@@ -16,9 +16,9 @@ from . import cache, fetch, native, pins, report, stdlib, wine
 HERE = Path(__file__).parent
 RECIPE = 1  # Raise it when build() does something else: the Windows Pythons are made anew then.
 LAUNCHER = (HERE / "launcher.c", HERE / "launcher.manifest")
-RESOURCE_COMPILER = "x86_64-w64-mingw32-windres"
 
 # The Universal C Runtime is Wine's own. `_wmi` needs a service that Wine lacks: platform.uname() would die in it.
+PE32_PLUS = 0x20B  # of 64 bits; otherwise the optional header is shorter
 LEFT_OUT_PREFIXES = ("api-ms-", "ucrtbase", "msvcp", "_wmi")
 
 
@@ -29,6 +29,7 @@ import _overlapped, pytest, test.test_asyncio.utils
 from re import _constants
 assert platform.python_version() == sys.argv[1], platform.python_version()
 assert bool(sysconfig.get_config_var("Py_GIL_DISABLED")) == bool(int(sys.argv[2])), "wrong build"
+assert ctypes.sizeof(ctypes.c_void_p) * 8 == int(sys.argv[3]), "wrong width"
 assert _sre.MAGIC == _constants.MAGIC, "Lib/ and the DLL disagree on regular expressions"
 print("fit")
 """
@@ -43,7 +44,9 @@ def ensure(python: pins.WindowsPython, installed: wine.Wine) -> Path:
 
 
 def build(python: pins.WindowsPython, folder: Path, installed: wine.Wine) -> None:
-    with report.step(f"building CPython {python.release}{' free-threaded' * python.free_threaded} for Windows"):
+    with report.step(
+        f"building CPython {python.release}{' free-threaded' * python.free_threaded} for Windows, {python.bits} bits"
+    ):
         scratch = folder / "scratch"
         scratch.mkdir()
         take_binaries(python, folder, scratch)
@@ -57,7 +60,7 @@ def build(python: pins.WindowsPython, folder: Path, installed: wine.Wine) -> Non
 
 def check(python: pins.WindowsPython, folder: Path, installed: wine.Wine) -> None:
     environ = wine.clean_environment() | installed.environment(wine.ensure_prefix(installed, "build"))
-    arguments = ["-c", CHECK, python.release, str(int(python.free_threaded))]
+    arguments = ["-c", CHECK, python.release, str(int(python.free_threaded)), str(python.bits)]
     output = wine.output_of([installed.loader, str(folder / "python.exe"), *arguments], environ)
     if output.split()[-1:] != ["fit"]:
         raise report.Trouble(
@@ -70,7 +73,7 @@ def take_binaries(python: pins.WindowsPython, folder: Path, scratch: Path) -> No
     requirement = scratch / "panda3d.txt"
     requirement.write_text(f"panda3d=={pins.PANDA3D} --hash=sha256:{python.wheel_sha256}\n")
     report.say(f"downloading the wheel that holds CPython {python.release} (70 MB)")
-    options = fetch.wheels_for_windows(python.minor, free_threaded=python.free_threaded)
+    options = fetch.wheels_for_windows(python.minor, free_threaded=python.free_threaded, bits=python.bits)
     fetch.pip("download", "--no-deps", "--require-hashes", "-r", requirement, "-d", scratch, *options, what="panda3d")
     (wheel,) = scratch.glob("*.whl")
     (folder / "DLLs").mkdir()
@@ -98,10 +101,13 @@ def placed(member: PurePosixPath, python: pins.WindowsPython) -> str | None:
 def make_launcher(python: pins.WindowsPython, folder: Path, scratch: Path) -> None:
     source, manifest = LAUNCHER
     (scratch / "launcher.rc").write_text(f'1 24 "{manifest}"\n')
-    compile_with(RESOURCE_COMPILER, scratch / "launcher.rc", scratch / "launcher.o")
+    resource_compiler = wine.COMPILERS[python.bits].removesuffix("gcc") + "windres"
+    compile_with(resource_compiler, scratch / "launcher.rc", scratch / "launcher.o")
     define = f'-DPYTHON_DLL="python{python.tag}.dll"'
     options = ("-municode", "-D_WIN32_WINNT=0x0A00", "-O2", "-Wall", "-Werror", "-s")
-    compile_with(wine.COMPILER, *options, define, source, scratch / "launcher.o", "-o", folder / "python.exe")
+    compile_with(
+        wine.COMPILERS[python.bits], *options, define, source, scratch / "launcher.o", "-o", folder / "python.exe"
+    )
 
 
 def make_stable_abi_forwarder(python: pins.WindowsPython, folder: Path, scratch: Path) -> None:
@@ -112,7 +118,9 @@ def make_stable_abi_forwarder(python: pins.WindowsPython, folder: Path, scratch:
     definition = scratch / "python3.def"
     lines = (f"  {name} = python{python.tag}.{name}" for name in names)
     definition.write_text("LIBRARY python3\nEXPORTS\n" + "\n".join(lines) + "\n")
-    compile_with(wine.COMPILER, "-shared", "-nostdlib", "-Wl,--entry=0", definition, "-o", folder / "python3.dll")
+    compile_with(
+        wine.COMPILERS[python.bits], "-shared", "-nostdlib", "-Wl,--entry=0", definition, "-o", folder / "python3.dll"
+    )
 
 
 def compile_with(*command: str | Path) -> None:
@@ -122,12 +130,13 @@ def compile_with(*command: str | Path) -> None:
 
 
 def exported_names(dll: bytes) -> list[str]:
-    """The names in a DLL's export table (PE32+, Microsoft's "PE Format", section 6.3)."""
+    """The names in a DLL's export table (Microsoft's "PE Format", sections 3.4 and 6.3)."""
     (pe,) = struct.unpack_from("<I", dll, 0x3C)
     (section_count,) = struct.unpack_from("<H", dll, pe + 6)
     (optional_size,) = struct.unpack_from("<H", dll, pe + 20)
     optional = pe + 24
-    (export_table,) = struct.unpack_from("<I", dll, optional + 112)
+    (magic,) = struct.unpack_from("<H", dll, optional)
+    (export_table,) = struct.unpack_from("<I", dll, optional + (112 if magic == PE32_PLUS else 96))
     sections = [
         struct.unpack_from("<IIII", dll, optional + optional_size + 40 * index + 8) for index in range(section_count)
     ]
@@ -145,7 +154,7 @@ def exported_names(dll: bytes) -> list[str]:
 
 def install_packages(python: pins.WindowsPython, site_packages: Path) -> None:
     """The pinned test dependencies, as wheels for Windows."""
-    options = fetch.wheels_for_windows(python.minor, free_threaded=python.free_threaded)
+    options = fetch.wheels_for_windows(python.minor, free_threaded=python.free_threaded, bits=python.bits)
     common = ("install", "--target", str(site_packages), "--no-deps", "--require-hashes", "--no-compile", *options)
     report.say("installing the test dependencies")
     fetch.pip(*common, "-r", native.TEST_REQUIREMENTS, what="the test dependencies")
