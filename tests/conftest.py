@@ -44,22 +44,27 @@ def pytest_addoption(parser):
         help="portable ring: the system that the fake kernel plays (tests/fakes/profiles.py)",
     )
     parser.addoption(
-        "--plain-cancels",
+        "--as-windows",
         action="store_true",
-        help="on the real kernel: ask once for the end of an operation, as on Windows. Not with Wine 8, which may forget",
+        help="kernel ring: ask once for the end of an operation, and be told late, as on Windows. Not with Wine 8, which"
+        " may forget to end it",
     )
 
 
 def pytest_configure(config):
     if sys.platform == "win32":
         wine_processes.ask_again()
-        if config.getoption("--plain-cancels"):
-            ask_once()
+        if config.getoption("--as-windows"):
+            cancel_as_on_windows()
 
 
-def ask_once():
-    """Every kernel says that it forgets no cancel, as Windows' does."""
+def cancel_as_on_windows():
+    """Every kernel says that it forgets no cancel, and those that are watched tell later what came of it."""
+    from kernel.watched import WatchedKernel
+
     from iocp_loop._win32.kernel import Win32Kernel
+
+    WatchedKernel.tells_late = True
 
     made = Win32Kernel.__init__
 
