@@ -22,6 +22,7 @@ MARK = "NtQueryTimerResolution"
 HEAP_CALLS = ("malloc", "calloc", "realloc")
 KEY = r"Software\Wine\Debug"
 TIMEOUT_S = 120.0
+PE32_PLUS = 0x20B  # of 64 bits; otherwise the optional header is shorter
 # Run by a shell outside Wine. The exit status of the traced program is nobody's, see tools/devtool/runner.py.
 SCRIPT = """
 # Of several Wines the one that runs us: its loader stands beside its server.
@@ -36,12 +37,13 @@ echo > '{finished}'
 
 
 def exports_of(dll: Path) -> list[str]:
-    """The names a PE32+ file exports (Microsoft, PE Format, "The .edata Section")."""
+    """The names a DLL exports (Microsoft, PE Format, "The .edata Section")."""
     image = dll.read_bytes()
     (pe,) = struct.unpack_from("<I", image, 0x3C)
     sections, optional_size = struct.unpack_from("<H12xH", image, pe + 6)
     table = pe + 24 + optional_size
-    (exports,) = struct.unpack_from("<I", image, pe + 24 + 112)
+    (magic,) = struct.unpack_from("<H", image, pe + 24)
+    (exports,) = struct.unpack_from("<I", image, pe + 24 + (112 if magic == PE32_PLUS else 96))
 
     def at(address: int) -> int:
         for i in range(sections):

@@ -17,7 +17,8 @@ that all of a loop's connections share.
                when more than LINGERING_MAX connections linger: the oldest
                when the loop is closed
 
-nginx does so (lingering_close: 5 s of silence, 30 s in all), and Go's net/http (half a second).
+nginx does so (lingering_close: 5 s of silence, 30 s in all), and Go's net/http (half a second). A peer that goes on
+writing learns only by the reset that nobody listens, so it is kept in the dark for two seconds and not for thirty.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .._turn import TurningLoop
 
 SILENCE_S = 0.5
-LINGER_S = 5.0
+LINGER_S = 2.0
 DROPPED_MAX = 64 * 1024 * 1024
 LINGERING_MAX = 4096
 # Between two looks for those whose time is over, in seconds.
