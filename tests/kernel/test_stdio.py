@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import msvcrt
 import os
 import random
 import struct
@@ -23,6 +24,7 @@ from iocp_loop._operation import IoType
 from iocp_loop._proactor import Proactor
 from iocp_loop._transports._reader import HELD
 from iocp_loop._win32.constants import Error, FileType, WaitResult
+from iocp_loop._win32.types import DWORD
 
 from .peers import Buffered, Recorder, pattern
 from .watched import PATIENCE_S, WatchedKernel, failed, here, pending, running, turns, until, wait_until
@@ -96,6 +98,21 @@ async def test_an_empty_write_is_not_the_end(pipe):
     writer.write(b"after it")
     assert await protocol.receives(8) == b"after it"
     assert not answers
+    transport.close()
+    assert await protocol.gone() is None
+
+
+async def test_a_pipe_in_a_mode_that_does_not_wait_is_waited_for(pipe):
+    """PIPE_NOWAIT, which another process may set: a read of an empty pipe fails at once (MSDN, Named Pipe Type, Read,
+    and Wait Modes). It is read once there is something."""
+    reader, writer = pipe
+    mode = DWORD(1)
+    handle = msvcrt.get_osfhandle(reader.fileno())
+    assert here().watched.SetNamedPipeHandleState(handle, ctypes.addressof(mode), 0, 0)
+    transport, protocol = await here().connect_read_pipe(Recorder, reader)
+    await until(lambda: here().counts["PeekNamedPipe"] > 1)
+    writer.write(b"late")
+    assert await protocol.receives(4) == b"late"
     transport.close()
     assert await protocol.gone() is None
 
