@@ -11,6 +11,8 @@ import sys
 import types
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 
@@ -56,6 +58,14 @@ def pytest_configure(config):
         wine_processes.ask_again()
         if config.getoption("--as-windows"):
             cancel_as_on_windows()
+
+
+def pytest_collection_modifyitems(config, items):
+    if sys.platform == "win32" and config.getoption("--as-windows"):
+        left_out = pytest.mark.skip(reason="Wine: forgets this cancel now and then if it is asked once (10.0)")
+        for item in items:
+            if item.get_closest_marker("asks_again"):
+                item.add_marker(left_out)
 
 
 def cancel_as_on_windows():

@@ -240,6 +240,7 @@ async def test_cancelled_in_the_middle_the_file_is_let_go_and_the_next_one_is_se
         assert large.read(100) == pattern(100)
 
 
+@pytest.mark.asks_again
 async def test_transfers_cancelled_while_they_make_progress_all_end(large):
     """QUIRK(wine): a cancel in the first moments, while bytes still go out, is forgotten: one in thirty, if asked once."""
     for _ in range(40):

@@ -37,7 +37,7 @@ class WatchedKernel(Win32Kernel):
 
     def __init__(self) -> None:
         super().__init__()
-        self._held: list[bytes] = []  # packets
+        self._held: dict[int, list[bytes]] = {}  # packets, by their port
         self.counts: Counter[str] = Counter()
         self.faults: dict[str, Fault] = {}
         self._wrapped: dict[int, Any] = {}  # by id; the real kernel keeps each function for ever
@@ -72,17 +72,17 @@ class WatchedKernel(Win32Kernel):
         return call
 
     def _wait_late(self, wait: Any, args: tuple[Any, ...]) -> int:
-        entries, removed = _number(args[1]), DWORD.from_address(_number(args[3]))
-        if self._held:
-            come, self._held = self._held, []
-        else:
+        port, entries, removed = _number(args[0]), _number(args[1]), DWORD.from_address(_number(args[3]))
+        come = self._held.pop(port, None)
+        if come is None:
             if not wait(*args):
                 return 0
             come = _packets(entries, removed.value)
-            self._held = [packet for packet in come if _is_cancelled(packet)]
-            if not self._held:
+            held = [packet for packet in come if _is_cancelled(packet)]
+            if not held:
                 return 1
-            come = [packet for packet in come if packet not in self._held]
+            self._held[port] = held
+            come = [packet for packet in come if packet not in held]
             if not come:
                 return failed("GetQueuedCompletionStatusEx", Error.WAIT_TIMEOUT)
         removed.value = len(come)
