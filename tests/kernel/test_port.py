@@ -11,9 +11,11 @@ from iocp_loop import CompletionPort
 from iocp_loop._port import PACKETS_MAX, timeout_to_ms
 from iocp_loop._win32.constants import INFINITE, Error
 
+from .platforms import BITS, not_under_wine
 from .watched import wait_until
 
-LARGEST_KEY = 2**64 - 2
+LARGEST_ADDRESS = 2**BITS - 1
+LARGEST_KEY = LARGEST_ADDRESS - 1
 
 
 def waiting_threads(port, count, **arguments):
@@ -34,7 +36,7 @@ def waiting_threads(port, count, **arguments):
 
 
 def test_a_posted_packet_comes_out_as_it_went_in(port):
-    posted = [(LARGEST_KEY, 2**64 - 1, 2**32 - 1), (7, 8, 9), (0, 0, 0)]
+    posted = [(LARGEST_KEY, LARGEST_ADDRESS, 2**32 - 1), (7, 8, 9), (0, 0, 0)]
     for packet in posted:
         port.post(*packet)
     assert [(packet.key, packet.overlapped, packet.byte_count) for packet in port.wait(5)] == posted
@@ -227,6 +229,7 @@ def test_packets_survive_an_exception_between_the_kernels_answer_and_ours(port, 
     assert port.wait(0) == []
 
 
+@not_under_wine("at a time-out WoW64 writes an entry of zeros, which does no harm", bits=(32,))
 def test_an_interrupted_wait_that_brought_nothing_leaves_nothing_behind(port, kernel):
     """Packets of an earlier batch are still in memory when a wait is interrupted at its time-out."""
 

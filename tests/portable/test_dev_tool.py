@@ -62,6 +62,7 @@ def test_the_version_of_wine_may_be_chosen(words):
 def test_the_width_of_python_may_be_chosen():
     assert commands.parse(["demo", "--arch", "x86", "--python", "3.13"]).python == "3.13-32"
     assert commands.parse(["demo", "--arch=x86"]).python == f"{commands.default_name()}-32"
+    assert commands.parse(["demo", "--arch=x86", "--python=3.12-32"]).python == "3.12-32"
     assert commands.parse(["demo", "--arch=amd64"]).python is None
     python = pins.WINDOWS_PYTHONS["3.13-32"]
     assert (python.minor, python.tag, python.bits, python.free_threaded) == ("3.13", "313", 32, False)

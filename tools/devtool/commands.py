@@ -73,7 +73,7 @@ def parse(arguments: list[str]) -> Request:
         raise report.Trouble(f"there is no --arch {arch}: take {' or '.join(BITS)}.")
     python = options.get("--python")
     if BITS[arch] == 32:
-        python = f"{python or default_name()}{pins.SUFFIX_32}"
+        python = (python or default_name()).removesuffix(pins.SUFFIX_32) + pins.SUFFIX_32
     return Request(command, python, options.get("--wine"), stomp, rest)
 
 

@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from . import cache, fetch, report
+from . import cache, fetch, pins, report
 
 TOOLS = Path(__file__).resolve().parent.parent
 TEST_REQUIREMENTS = TOOLS / "requirements-test.txt"
@@ -26,15 +26,16 @@ EXECUTABLE = "import sys; print(sys.executable)"
 def own_name() -> str:
     """The Python that runs us, named as in --python."""
     free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-    return f"{sys.version_info.major}.{sys.version_info.minor}{'t' * free_threaded}"
+    is_narrow = sys.platform == "win32" and sys.maxsize < 2**32
+    return f"{sys.version_info.major}.{sys.version_info.minor}{'t' * free_threaded}{pins.SUFFIX_32 * is_narrow}"
 
 
 def interpreter(name: str) -> str:
     """The executable of that version on Windows; ours if it is of that version."""
     if name == own_name():
         return sys.executable
-    if not re.fullmatch(r"3\.\d+t?", name):
-        raise report.Trouble(f"--python {name} is no Python version: write it like 3.13 or 3.13t.")
+    if not re.fullmatch(r"3\.\d+t?(-32)?", name):
+        raise report.Trouble(f"--python {name} is no Python version: write it like 3.13, 3.13t or 3.13-32.")
     launcher = shutil.which("py")
     if launcher:
         answer = subprocess.run([launcher, f"-{name}", "-c", EXECUTABLE], capture_output=True, text=True, check=False)
