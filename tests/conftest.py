@@ -21,6 +21,9 @@ for folder in (ROOT, TESTS):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+# So that an assertion in there says what it saw, whichever ring imports it first.
+pytest.register_assert_rewrite("fakes")
+
 import wine_processes  # noqa: E402
 
 if sys.platform != "win32":

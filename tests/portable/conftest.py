@@ -4,14 +4,10 @@ import os
 from collections.abc import Callable
 
 import pytest
+from fakes.kernel import FakeKernel
+from fakes.profiles import PROFILES
 
 from iocp_loop import _operation, _pipes
-
-# So that an assertion in there says what it saw.
-pytest.register_assert_rewrite("fakes")
-
-from fakes.kernel import FakeKernel  # noqa: E402
-from fakes.profiles import PROFILES  # noqa: E402
 
 
 @pytest.fixture
