@@ -131,7 +131,8 @@ def run_doctor(*, check: bool = False, report: Path | None = None) -> int:
     """Print what is found; returns 1 if something is missing that the loop cannot do without.
 
     Args:
-        check: make the experiments as well; 1 is also returned if one contradicts what the loop relies on.
+        check: make the experiments as well; 1 is also returned if one contradicts what the loop relies on, or if the
+            report cannot be written.
         report: where to write all of it, but for paths; None: nowhere.
     """
     page = _Page()
@@ -146,7 +147,11 @@ def run_doctor(*, check: bool = False, report: Path | None = None) -> int:
     else:
         page.say("the loop can work here")
     if report is not None:
-        report.write_text("\n".join(page.lines) + "\n", encoding="utf-8")
+        try:
+            report.write_text("\n".join(page.lines) + "\n", encoding="utf-8")
+        except OSError as exc:
+            print(f"{report} cannot be written: {exc.strerror}", file=sys.stderr)
+            return 1
         print(f"written to {report}; it names no user, no path and no address")
     return 1 if missing or broken else 0
 

@@ -112,6 +112,12 @@ def test_an_experiment_that_cannot_be_made_is_an_answer(exc):
     assert Experiment("", fail, "").answer().short == "not tried"
 
 
+def test_a_report_that_cannot_be_written_is_told(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(_doctor, "FEATURES", ())
+    assert _cli.main(["doctor", "--report", str(tmp_path / "no such folder" / "report")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_without_a_check_no_experiment_is_made(monkeypatch, capsys):
     monkeypatch.setattr(_doctor, "FEATURES", ())
     monkeypatch.setattr(_doctor, "EXPERIMENTS", (Experiment("x", lambda: pytest.fail("made"), ""),))
