@@ -189,8 +189,7 @@ _run_as_made = asyncio.Handle._run
 
 def replaced_run() -> Any:
     """What a program has put in the place of `Handle._run`, to time callbacks say; None as a rule."""
-    run = asyncio.Handle._run
-    return None if run is _run_as_made else run
+    return None if asyncio.Handle._run is _run_as_made else asyncio.Handle._run
 
 
 if hasattr(events, "_ThreadSafeHandle"):

@@ -251,11 +251,19 @@ class WriteToOperation(OverlappedEx):
 
 
 class AcceptOperation(OverlappedEx):
-    """AcceptEx: both addresses of the new connection arrive in `addresses`. `keepalive` is the accepting socket."""
+    """AcceptEx: both addresses of the new connection arrive in `addresses`. `keepalive` is the accepting socket.
+
+    Attributes:
+        provider: family, type and protocol of the listener, as plain numbers: a socket makes enums of them each time.
+        read_addresses: its provider's GetAcceptExSockaddrs.
+    """
 
     zero_is_success: ClassVar[bool] = False
     _fields_ = [("addresses", ctypes.c_char * (2 * ACCEPT_ADDRESS_SIZE))]
-    __slots__ = ()
+    __slots__ = ("provider", "read_addresses")
+
+    provider: tuple[int, int, int]
+    read_addresses: Callable[..., int]
 
 
 class ConnectOperation(OverlappedEx):

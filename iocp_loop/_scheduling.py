@@ -35,6 +35,7 @@ SLOWED_S = 0.001
 _Arguments = TypeVarTuple("_Arguments")
 Timer = tuple[float, int, Any]
 _new: Any = object.__new__
+_lock = private.lock_handle
 
 
 class SchedulingLoop(private.BaseLoop):
@@ -166,11 +167,12 @@ class SchedulingLoop(private.BaseLoop):
         handle._args = args
         handle._cancelled = False
         handle._repr = None
-        if private.lock_handle is not None:
-            private.lock_handle(handle)
-        self._ready.append(handle)
+        if _lock is not None:
+            _lock(handle)
+        ready = self._ready
+        ready.append(handle)
         self._write_to_self()
-        backlog = len(self._ready)
+        backlog = len(ready)
         # One operation is what signals wake the loop by.
         if backlog > BACKLOG_MAX and (len(self._outstanding) > 1 or backlog > BACKLOG_WITHOUT_IO_MAX):
             self._slow_down()

@@ -208,6 +208,8 @@ def accept_operation(
     operation.endpoint = endpoint
     operation.deliver = deliver
     operation.start = proactor.kernel.extension(listener, "AcceptEx")
+    operation.read_addresses = proactor.kernel.extension(listener, "GetAcceptExSockaddrs")
+    operation.provider = int(listener.family), int(listener.type), listener.proto
     return operation
 
 
@@ -227,9 +229,9 @@ def set_accepting_socket(operation: AcceptOperation, conn: socket.socket) -> Non
     operation.keepalive, operation.args = conn, args
 
 
-def prepare_accept(operation: AcceptOperation, listener: socket.socket) -> None:
+def prepare_accept(operation: AcceptOperation, _listener: socket.socket) -> None:
     """`set_accepting_socket` with a new one, not blocking. Raises OSError where none can be had."""
-    conn = socket.socket(listener.family, listener.type, listener.proto)
+    conn = socket.socket(*operation.provider)
     conn.setblocking(False)
     set_accepting_socket(operation, conn)
 
@@ -248,14 +250,15 @@ def finish_accept(_operation: AcceptOperation, listener: socket.socket, conn: so
     return conn
 
 
-def accepted_addresses(proactor: Proactor, operation: AcceptOperation, listener: socket.socket) -> tuple[bytes, bytes]:
+def accepted_addresses(_proactor: Proactor, operation: AcceptOperation, _sock: socket.socket) -> tuple[bytes, bytes]:
     """The local and the remote SOCKADDR that AcceptEx brought, still packed; no kernel call."""
-    get = proactor.kernel.extension(listener, "GetAcceptExSockaddrs")
     where, sizes = _TwoAddresses(), _TwoSizes()
     base, lengths = ctypes.addressof(where), ctypes.addressof(sizes)
     step = ctypes.sizeof(ctypes.c_size_t)
     block = operation.address + AcceptOperation.addresses.offset
-    get(block, 0, ACCEPT_ADDRESS_SIZE, ACCEPT_ADDRESS_SIZE, base, lengths, base + step, lengths + 4)
+    operation.read_addresses(
+        block, 0, ACCEPT_ADDRESS_SIZE, ACCEPT_ADDRESS_SIZE, base, lengths, base + step, lengths + 4
+    )
     return ctypes.string_at(where[0], sizes[0]), ctypes.string_at(where[1], sizes[1])
 
 

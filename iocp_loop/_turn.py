@@ -112,7 +112,6 @@ class TurningLoop(SchedulingLoop):
         if self._timer_cancelled_count:
             self._drop_cancelled_timers()
         queued = len(ready)
-        waiting = len(self.unarmed) if queued else 0  # their callbacks are among those that are queued
         if queued or self._due or self._stopping or self.corked or self.unarmed:
             # Corked: written before the loop ran, while the turn before was uncorking, or when a KeyboardInterrupt
             # ended it.
@@ -121,13 +120,14 @@ class TurningLoop(SchedulingLoop):
             timeout = min(timers[0][0] - self.time(), WAIT_MAX_S)
         else:
             timeout = None
-        if queued and len(self.proactor.pending) <= self.signals.receives_pending and self._needs_no_look():
+        if queued and len(self._outstanding) <= self.signals.receives_pending and self._needs_no_look():
             settled = self.proactor.settled
         else:
             settled = self.proactor.select(timeout)
         if timers:
             self._take_due_timers(self._due)
         if queued:
+            waiting = len(self.unarmed)  # their callbacks are among those that are queued
             # Only what was there: a callback that adds another must not keep the packets waiting.
             self._run_first(ready, queued)
         if settled:

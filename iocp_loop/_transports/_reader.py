@@ -63,6 +63,7 @@ class Reader:
         "_endpoint",
         "_held",
         "_idleness",
+        "_judged_from",
         "_operation",
         "_plain",
         "_proactor",
@@ -92,6 +93,8 @@ class Reader:
         self._ahead = 0  # deliveries under way whose next receive was submitted ahead
         self._held = 0, 0  # in HELD: status and byte count
         self._size = self._size_class = self._small_receives = self.unfed = 0
+        # Bytes: a receive of fewer says nothing about the buffer. The smallest is only ever too small.
+        self._judged_from = 0
         self.protocol: Any = None
         self.buffered = False
         # Data go straight to data_received(): the hot path tests this one flag for all that may speak against it.
@@ -242,7 +245,7 @@ class Reader:
         operation = self._verbs.receive_operation(self._proactor, self._endpoint, self.on_received, buffer)
         operation.context = self.transport.context
         self._operation = operation
-        self._size = len(buffer)
+        self._size = self._judged_from = len(buffer)
         if self._can_rest:
             self.transport.loop.idle_rounds.join()
         if not leftover:
@@ -261,10 +264,8 @@ class Reader:
         data = operation.buffer[:byte_count]
         told = None
         try:
-            if byte_count == self._size:
-                self._grow()
-            elif self._size_class:
-                self._maybe_shrink(byte_count)
+            if byte_count >= self._judged_from:
+                self._fit_buffer(byte_count)
             (told := self.protocol).data_received(data)
             if self._plain and not self._callbacks:
                 self._proactor.submit(operation)
@@ -357,7 +358,14 @@ class Reader:
         if byte_count == self._size:
             self._grow()
         elif self._size_class:
-            self._maybe_shrink(byte_count)
+            # What would just have filled the next smaller buffer would have grown it again.
+            if byte_count >= RECEIVE_SIZES[self._size_class - 1]:
+                self._small_receives = 0
+                return
+            self._small_receives += 1
+            if self._small_receives >= SHRINK_AFTER:
+                self._small_receives = 0
+                self._change_buffer(self._size_class - 1)
 
     def _take_exceptional(self, status: int, byte_count: int) -> bool:
         """End of file or an error; True if it is data all the same."""
@@ -407,16 +415,6 @@ class Reader:
             # SAFETY: the slice that the protocol gets is this very object: the kernel must not write there again.
             self._change_buffer(self._size_class)
 
-    def _maybe_shrink(self, byte_count: int) -> None:
-        # What would just have filled the next smaller buffer would have grown it again.
-        if byte_count >= RECEIVE_SIZES[self._size_class - 1]:
-            self._small_receives = 0
-            return
-        self._small_receives += 1
-        if self._small_receives >= SHRINK_AFTER:
-            self._small_receives = 0
-            self._change_buffer(self._size_class - 1)
-
     def _change_buffer(self, size_class: int) -> None:
         try:
             buffer = self._verbs.receive_buffer(self._proactor, RECEIVE_SIZES[size_class])
@@ -435,6 +433,7 @@ class Reader:
     def _use_buffer(self, buffer: Any, size_class: int) -> None:
         self._size_class = size_class
         self._size = RECEIVE_SIZES[size_class]
+        self._judged_from = 0 if size_class else self._size
         self._verbs.set_receive_buffer(self._operation, buffer)
 
     # -- while nothing comes -----------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class Writer:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send now what the kernel takes without waiting; queue the rest."""
-        if type(data) is not bytes:
+        if data.__class__ is not bytes:
             data = as_bytes_like(data)
         if self.phase is not DIRECT or not data:
             if self._room and data:

@@ -148,9 +148,9 @@ class Win32Kernel:
         Only where every layer of the provider hands out real file handles (MSDN, SetFileCompletionNotificationModes),
         and never for datagrams: their truncation warning is an inline error that may still queue a packet.
         """
-        if sock.type != socket.SOCK_STREAM:
-            return False
         provider = (sock.family, sock.type, sock.proto)
+        if provider[1] != socket.SOCK_STREAM:
+            return False
         safe = self._ifs.get(provider)
         if safe is None:
             raw = sock.getsockopt(socket.SOL_SOCKET, SocketOption.PROTOCOL_INFOW, PROTOCOL_INFOW_SIZE)
