@@ -32,6 +32,10 @@ _CLOSE_WAIT_S = 5.0
 # Between two attempts of `post_surely`.
 _POST_PAUSE_FIRST_S, _POST_PAUSE_MAX_S = 0.001, 0.1
 
+# QUIRK(wow64): where 32 bits run on a system of 64, a wait that timed out has written an entry all the same, out of
+# memory that nobody has filled: an old packet as a rule (Wine 10).
+_TIME_OUT_WRITES = ctypes.sizeof(ctypes.c_void_p) == 4
+
 _Entries = OVERLAPPED_ENTRY * PACKETS_MAX  # Made once: a type is part of a cycle.
 _ENTRY_SIZE = OVERLAPPED_ENTRY_LAYOUT.size
 _unpack_one = OVERLAPPED_ENTRY_LAYOUT.unpack_from
@@ -259,7 +263,9 @@ class CompletionPort:
         # A signal wakes a waiting main thread with a packet, and its handler may raise KeyboardInterrupt before the
         # wait has returned to us: what the kernel handed out must not be lost with it. Whether it handed out anything
         # is told by the first entry, because on a time-out the count says nothing (QUIRK(wine): it says 1).
-        if batch.keys[0] != _CLOSE_KEY:
+        if _TIME_OUT_WRITES and self._kernel.last_error() == Error.WAIT_TIMEOUT:
+            self._kernel.clear_last_error()
+        elif batch.keys[0] != _CLOSE_KEY:
             self._rescued.extend(_unpack_all(batch.memory[: batch.removed_view[0] * _ENTRY_SIZE]))
 
     def hand_back(self, packets: list[tuple[int, int, int, int]]) -> None:
@@ -283,6 +289,8 @@ class CompletionPort:
         if self._closing:
             self._check_open()
         if code == Error.WAIT_TIMEOUT:
+            if _TIME_OUT_WRITES:
+                self._kernel.clear_last_error()  # So that `_rescue` can tell the next wait by it.
             return ()
         raise os_error(code, "GetQueuedCompletionStatusEx", f"port {self._handle}")
 

@@ -10,6 +10,7 @@ import socket
 import struct
 import sys
 import time
+from functools import partial
 from typing import Any, Protocol
 
 from . import prototypes
@@ -39,6 +40,9 @@ class Kernel(Protocol):
 
     def last_error(self) -> int:
         """The code of the calling thread's last failed call through this object."""
+
+    def clear_last_error(self) -> object:
+        """Let `last_error` of the calling thread be 0 until its next failed call."""
 
     def extension(self, sock: Any, name: str) -> Any:
         """The extension function `name` of the provider behind `sock`."""
@@ -96,6 +100,7 @@ class Win32Kernel:
     def __init__(self) -> None:
         self.monotonic = time.monotonic
         self.last_error = ctypes.get_last_error  # type: ignore[attr-defined, unused-ignore]
+        self.clear_last_error = partial(ctypes.set_last_error, 0)  # type: ignore[attr-defined, unused-ignore]
         self._extensions: dict[tuple[Any, ...], Any] = {}
         self._ifs: dict[tuple[int, int, int], bool] = {}
         # Before this build the ioctl knew no way to say "once".

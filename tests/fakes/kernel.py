@@ -226,6 +226,9 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
     def last_error(self) -> int:
         return self._error
 
+    def clear_last_error(self) -> None:
+        self._error = 0
+
     def extension(self, sock: Any, name: str) -> Any:
         return getattr(self, name)
 
