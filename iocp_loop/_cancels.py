@@ -79,7 +79,7 @@ class Cancels:
             False if the kernel refuses to end any of them.
         """
         in_kernel = False
-        for operation in list(endpoint.operations):
+        for operation in endpoint.operations[:]:
             if operation.stop is not None:
                 self.cancel(operation)
             else:
@@ -88,7 +88,7 @@ class Cancels:
         # One call for the whole handle (MSDN, CancelIoEx, lpOverlapped NULL).
         heard = not in_kernel or self._ask(endpoint, None)
         if in_kernel and self._forgets:
-            for operation in list(endpoint.operations):
+            for operation in endpoint.operations[:]:
                 self._ask_again(operation)
         return heard
 

@@ -395,7 +395,7 @@ class IocpEventLoop(BareSockets):
 
 def _with_addresses(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, Any]:
     """`extra` with the socket's two names, where it has them: an unconnected socket has no peer."""
-    extra = dict(extra or ())
+    extra = {**(extra or {})}
     for name, get in (("sockname", sock.getsockname), ("peername", sock.getpeername)):
         if name not in extra:
             try:

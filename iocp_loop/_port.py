@@ -247,11 +247,8 @@ class CompletionPort:
                 return self._explain_no_packets(batch)
             batch.waiting = False
             count = batch.removed_view[0]
-            if count == 1:
-                # Half of all waits on a quiet port; a slice and an iterator would cost four times as much.
-                packets = [_unpack_one(batch.memory)]
-            else:
-                packets = list(_unpack_all(batch.memory[: count * _ENTRY_SIZE]))
+            # One: half of all waits on a quiet port; a slice and an iterator would cost four times as much.
+            packets = [_unpack_one(batch.memory)] if count == 1 else [*_unpack_all(batch.memory[: count * _ENTRY_SIZE])]
             return self._without_close_packets(packets) if self._closing else packets
         except BaseException:
             # No `finally`: an interrupt may come in there, after the packets were read and before they are handed out.
