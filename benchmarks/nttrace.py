@@ -21,7 +21,7 @@ from generator import start_unix, unix_path
 MARK = "NtQueryTimerResolution"
 HEAP_CALLS = ("malloc", "calloc", "realloc")
 KEY = r"Software\Wine\Debug"
-TIMEOUT_S = 120.0
+TIMEOUT_S = 240.0
 PE32_PLUS = 0x20B  # of 64 bits; otherwise the optional header is shorter
 # Run by a shell outside Wine. The exit status of the traced program is nobody's, see tools/devtool/runner.py.
 SCRIPT = """

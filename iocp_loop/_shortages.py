@@ -131,10 +131,10 @@ class Shortages:
             self._proactor.before_wait.append(self.begin_due)  # Once more: this call of it is struck off.
 
     def limit(self, timeout: float | None) -> float | None:
-        """The time of the next wait: until the first of them is due, if that is sooner."""
+        """The time of the next wait: until the first of them is due, if that is sooner. Below 0 where it was due."""
         if not self._waiting:
             return timeout
-        pause = max(min(turn.due for turn in self._waiting.values()) - self._clock(), 0)
+        pause = min(turn.due for turn in self._waiting.values()) - self._clock()
         return pause if timeout is None else min(timeout, pause)
 
     def _begin(self, turn: _Turn) -> None:

@@ -10,8 +10,11 @@ from fakes.recorders import StreamStage, wait_until_connected
 from fakes.stage import BaseStage, Interrupted
 
 from iocp_loop import _sockets
+from iocp_loop._cancels import CANCELS_MAX
+from iocp_loop._operation import IoType, ThreadOperation
 from iocp_loop._proactor import Proactor
 from iocp_loop._transports._base import ignore
+from iocp_loop._win32.constants import Status
 
 LAYERED = ["base", "all", "flat", "mute"]
 SENT = b"abcdefghi"
@@ -442,3 +445,127 @@ def test_a_proactor_that_closes_while_memory_is_missing_leaves_nothing_in_the_ke
         peer.close()  # Which ends it in any case.
     assert (in_vain, sock.closed) == ([], True)
     kernel.check()
+
+
+# -- one receive on a proactor of its own ----------------------------------------------------------------------
+
+
+class Receiving:
+    """A receive that is under way."""
+
+    def __init__(self, layered="", **chances):
+        self.kernel = FakeKernel(0, Chances(**vars(QUICK) | chances))
+        self.kernel.layered = layered
+        self.proactor = Proactor(kernel=self.kernel, arena=PatternArena())
+        self.kernel.watch(self.proactor)
+        self.sock, self.peer = self.kernel.socketpair()
+        self.endpoint = self.proactor.register(self.sock.fileno(), self.sock)
+        buffer = self.proactor.arena.buffer(16)
+        self.operation = _sockets.receive_operation(self.proactor, self.endpoint, ignore, buffer)
+        self.proactor.submit(self.operation)
+
+    @property
+    def asked(self):
+        return self.kernel.calls.get("CancelIoEx", 0)
+
+    def fail_once(self, exc):
+        """The next cancel raises instead of being asked."""
+
+        def fail(*_args):
+            del self.kernel.CancelIoEx
+            raise exc
+
+        self.kernel.CancelIoEx = fail
+
+    def statuses(self):
+        settled = self.proactor.select(1)
+        found = [status for _, status, _ in settled]
+        settled.clear()
+        return found
+
+    def close(self):
+        assert self.proactor.close() == []
+        self.peer.close()
+        self.kernel.check()
+
+
+@pytest.fixture
+def receiving(request):
+    it = Receiving(**getattr(request, "param", {}))
+    yield it
+    it.close()
+
+
+def test_a_single_cancel_without_memory_is_asked_before_the_next_wait(receiving):
+    receiving.fail_once(MemoryError)
+    receiving.proactor.cancel(receiving.operation)
+    assert receiving.asked == 0
+    assert receiving.statuses() == [Status.CANCELLED]
+    assert receiving.asked == 1
+
+
+def test_a_cancel_without_memory_is_not_asked_of_what_has_ended_meanwhile(receiving):
+    """Its address may be another operation's by then."""
+    receiving.fail_once(MemoryError)
+    receiving.proactor.cancel(receiving.operation)
+    receiving.peer.deliver(b"abc")
+    receiving.proactor.poll(1000)
+    assert receiving.statuses() == [Status.SUCCESS]
+    receiving.proactor.select(0)
+    assert receiving.asked == 0
+
+
+def test_a_cancel_that_was_interrupted_may_be_asked_again(receiving):
+    receiving.fail_once(Interrupted)
+    with pytest.raises(Interrupted):
+        receiving.proactor.cancel(receiving.operation)
+    receiving.proactor.cancel(receiving.operation)
+    receiving.proactor.cancel(receiving.operation)
+    assert receiving.asked == 1, "twice is once"
+    assert receiving.statuses() == [Status.CANCELLED]
+
+
+@pytest.mark.parametrize("receiving", [{"layered": "base", "slow_cancel": 1}], indirect=True)
+def test_a_cancel_that_the_socket_under_the_layers_has_heard_closes_nothing_early(receiving):
+    receiving.proactor.close_endpoint(receiving.endpoint)
+    assert not receiving.sock.closed
+    assert receiving.statuses() == [Status.CANCELLED]
+    assert receiving.sock.closed
+
+
+@pytest.mark.parametrize("forgotten", [0, 1, 7, CANCELS_MAX, 10 * CANCELS_MAX])
+def test_wine_is_asked_until_it_has_heard_and_not_for_ever(monkeypatch, forgotten):
+    monkeypatch.setattr(FakeKernel, "forgets_cancels", True, raising=False)
+    it, cancel, asked = Receiving(), FakeKernel.CancelIoEx, []
+
+    def forgetful(kernel, handle, address):
+        asked.append(address)
+        return 1 if len(asked) <= forgotten else cancel(kernel, handle, address)
+
+    monkeypatch.setattr(FakeKernel, "CancelIoEx", forgetful)
+    it.proactor.cancel(it.operation)
+    assert len(asked) == 1 + min(forgotten, CANCELS_MAX)
+    assert set(asked) == {it.operation.address}
+    monkeypatch.setattr(FakeKernel, "CancelIoEx", cancel)
+    if forgotten > CANCELS_MAX:
+        it.peer.deliver(b"x")
+    assert it.statuses() == [Status.SUCCESS if forgotten > CANCELS_MAX else Status.CANCELLED]
+    it.close()
+
+
+def test_a_closing_handle_with_a_call_of_ours_and_one_of_the_kernels_asks_the_kernel_of_its_own(receiving, monkeypatch):
+    """What a thread of ours does is stopped by its own way, and the kernel is not asked for it."""
+    it, stopped, asked = receiving, [], []
+    thread = ThreadOperation(IoType.WAIT)
+    thread.endpoint, thread.deliver, thread.args = it.endpoint, ignore, ()
+    thread.start = lambda: Status.PENDING
+    thread.stop = lambda: stopped.append(it.proactor.complete(thread, Status.CANCELLED, 0))
+    thread.Internal = Status.PENDING
+    it.proactor.submit(thread)
+    thread.Internal = Status.PENDING
+    monkeypatch.setattr(it.proactor.cancels, "_forgets", True)
+    cancel = it.kernel.CancelIoEx
+    it.kernel.CancelIoEx = lambda handle, address: asked.append(address) or cancel(handle, address)
+    it.proactor.close_endpoint(it.endpoint)
+    assert (stopped, asked) == ([None], [0])
+    assert it.statuses() + it.statuses() == [Status.CANCELLED, Status.CANCELLED]

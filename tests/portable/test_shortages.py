@@ -202,6 +202,30 @@ def test_closing_its_endpoint_ends_it_and_closes_the_handle(refusing):
     assert it.results == [(Error.OPERATION_ABORTED, 0)]
 
 
+def test_one_that_an_interrupt_has_left_on_a_closing_endpoint_is_not_begun_again(refusing):
+    it, calls = refusing, []
+    it.proactor.submit(it.operation)
+    it.turn()
+    it.operation.start = lambda *args: calls.append(args)
+    it.endpoint.closing = True  # And nothing else: the interrupt came before its operations were cancelled.
+    it.until_done()
+    assert it.results == [(Error.OPERATION_ABORTED, 0)]
+    assert calls == []
+
+
+def test_a_handle_that_nobody_else_may_close_is_not_asked_for(refusing):
+    it = refusing
+    it.operation.deliver = lambda *result: (
+        it.proactor.shortages.begin_again(*result[:2]) or it.results.append(result[1:])
+    )
+    it.proactor.submit(it.operation)
+    it.turn()
+    it.kernel.chances.submit_failure = 0
+    it.peer.deliver(b"ab")
+    it.until_done()
+    assert it.results == [(0, 2)]
+
+
 def test_a_handle_that_its_owner_has_closed_meanwhile_is_not_touched(refusing):
     """Its value may be a stranger's."""
     it = refusing

@@ -176,8 +176,8 @@ FAULTS = (
         "        if False:\n            queue.forget(sent)",
         _STREAM,
     ),
-    Fault("paused-at-the-mark", "_transports/_flow.py", "size > self.high and", "size >= self.high and", _STREAM),
-    Fault("resumed-below-the-mark-only", "_transports/_flow.py", "size <= self._low", "size < self._low", _STREAM),
+    Fault("paused-at-the-mark", "_transports/_flow.py", "size > self.high and", "size >= self.high and", "flow"),
+    Fault("resumed-below-the-mark-only", "_transports/_flow.py", "size <= self._low", "size < self._low", "flow"),
     Fault(
         "abort-leaves-its-waiter",
         "_transports/_writer.py",

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import native, report
+from . import mutation, native, report
 from .faults import FAULTS, Fault
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -17,7 +17,10 @@ TIMEOUT_S = 120
 
 
 def run(arguments: list[str]) -> int:
-    """Make the faults named (default: all; `--sample N`: so many, others each day). Non-zero if one survives."""
+    """Make the faults named (default: all; `--sample N`: so many, others each day; `--everywhere ROOM...`: all that a
+    tool can think of). Non-zero if one survives."""
+    if arguments[:1] == ["--everywhere"]:
+        return mutation.run(arguments[1:])
     stale = [fault.name for fault in FAULTS if _text(fault).count(fault.old) != 1]
     if stale:
         raise report.Trouble(f"what they replace is not there exactly once: {', '.join(stale)}; edit faults.py.")

@@ -19,6 +19,7 @@ BENCH_REQUIREMENTS = TOOLS / "requirements-bench.txt"
 LINT_REQUIREMENTS = TOOLS / "requirements-lint.txt"
 REPORT_REQUIREMENTS = TOOLS / "requirements-report.txt"
 COVERAGE_REQUIREMENTS = TOOLS / "requirements-coverage.txt"
+MUTATION_REQUIREMENTS = TOOLS / "requirements-mutation.txt"
 
 EXECUTABLE = "import sys; print(sys.executable)"
 
