@@ -375,9 +375,9 @@ class Proactor:
     def settle(self, packets: Iterable[tuple[int, int, int, int]], take: Callable[[Settled], None]) -> None:
         """Take back the operations that packets name, and hand each with its result to `take`.
 
-        For programs whose threads wait on the port themselves instead of one calling `select`. Endpoints must be
-        registered without `skip_port` then, so that every completion arrives through the port. Only a call that fails
-        at once has no packet: its operation is in `settled` when `submit` has returned.
+        For programs whose threads wait on the port themselves and never call `select`. Endpoints must be registered
+        without `skip_port` then, so that every completion arrives through the port; what fails at once is in `settled`
+        when `submit` has returned; and a cancel for which memory was missing is not asked again.
         """
         pop = self.pending.pop
         operation: OverlappedEx | None

@@ -451,7 +451,7 @@ def test_a_proactor_that_closes_while_memory_is_missing_leaves_nothing_in_the_ke
 
 
 class Receiving:
-    """A receive that is under way."""
+    """A receive that is under way; `asked` is what the kernel was asked to cancel, by address."""
 
     def __init__(self, layered="", **chances):
         self.kernel = FakeKernel(0, Chances(**vars(QUICK) | chances))
@@ -463,19 +463,24 @@ class Receiving:
         buffer = self.proactor.arena.buffer(16)
         self.operation = _sockets.receive_operation(self.proactor, self.endpoint, ignore, buffer)
         self.proactor.submit(self.operation)
+        self.asked, self.failures = [], []
+        self._cancel, self.kernel.CancelIoEx = self.kernel.CancelIoEx, self.cancel_or_raise
 
-    @property
-    def asked(self):
-        return self.kernel.calls.get("CancelIoEx", 0)
+    def cancel_or_raise(self, handle, address):
+        if self.failures:
+            raise self.failures.pop()
+        self.asked.append(address)
+        return self._cancel(handle, address)
 
-    def fail_once(self, exc):
-        """The next cancel raises instead of being asked."""
-
-        def fail(*_args):
-            del self.kernel.CancelIoEx
-            raise exc
-
-        self.kernel.CancelIoEx = fail
+    def thread_operation(self):
+        """What a thread of ours does on the same handle; `stop` ends it."""
+        operation = ThreadOperation(IoType.WAIT)
+        operation.endpoint, operation.deliver, operation.args = self.endpoint, ignore, ()
+        operation.start = lambda: Status.PENDING
+        operation.stop = lambda: self.proactor.complete(operation, Status.CANCELLED, 0)
+        self.proactor.submit(operation)
+        operation.Internal = Status.PENDING
+        return operation
 
     def statuses(self):
         settled = self.proactor.select(1)
@@ -497,31 +502,31 @@ def receiving(request):
 
 
 def test_a_single_cancel_without_memory_is_asked_before_the_next_wait(receiving):
-    receiving.fail_once(MemoryError)
+    receiving.failures.append(MemoryError)
     receiving.proactor.cancel(receiving.operation)
-    assert receiving.asked == 0
+    assert receiving.asked == []
     assert receiving.statuses() == [Status.CANCELLED]
-    assert receiving.asked == 1
+    assert receiving.asked == [receiving.operation.address]
 
 
 def test_a_cancel_without_memory_is_not_asked_of_what_has_ended_meanwhile(receiving):
     """Its address may be another operation's by then."""
-    receiving.fail_once(MemoryError)
+    receiving.failures.append(MemoryError)
     receiving.proactor.cancel(receiving.operation)
     receiving.peer.deliver(b"abc")
     receiving.proactor.poll(1000)
     assert receiving.statuses() == [Status.SUCCESS]
     receiving.proactor.select(0)
-    assert receiving.asked == 0
+    assert receiving.asked == []
 
 
 def test_a_cancel_that_was_interrupted_may_be_asked_again(receiving):
-    receiving.fail_once(Interrupted)
+    receiving.failures.append(Interrupted)
     with pytest.raises(Interrupted):
         receiving.proactor.cancel(receiving.operation)
     receiving.proactor.cancel(receiving.operation)
     receiving.proactor.cancel(receiving.operation)
-    assert receiving.asked == 1, "twice is once"
+    assert receiving.asked == [receiving.operation.address], "twice is once"
     assert receiving.statuses() == [Status.CANCELLED]
 
 
@@ -534,38 +539,27 @@ def test_a_cancel_that_the_socket_under_the_layers_has_heard_closes_nothing_earl
 
 
 @pytest.mark.parametrize("forgotten", [0, 1, 7, CANCELS_MAX, 10 * CANCELS_MAX])
-def test_wine_is_asked_until_it_has_heard_and_not_for_ever(monkeypatch, forgotten):
-    monkeypatch.setattr(FakeKernel, "forgets_cancels", True, raising=False)
-    it, cancel, asked = Receiving(), FakeKernel.CancelIoEx, []
-
-    def forgetful(kernel, handle, address):
-        asked.append(address)
-        return 1 if len(asked) <= forgotten else cancel(kernel, handle, address)
-
-    monkeypatch.setattr(FakeKernel, "CancelIoEx", forgetful)
+def test_wine_is_asked_until_it_has_heard_and_not_for_ever(receiving, monkeypatch, forgotten):
+    it, cancel = receiving, receiving._cancel
+    monkeypatch.setattr(it.proactor.cancels, "_forgets", True)
+    it._cancel = lambda *args: 1 if len(it.asked) <= forgotten else cancel(*args)
     it.proactor.cancel(it.operation)
-    assert len(asked) == 1 + min(forgotten, CANCELS_MAX)
-    assert set(asked) == {it.operation.address}
-    monkeypatch.setattr(FakeKernel, "CancelIoEx", cancel)
+    assert it.asked == [it.operation.address] * (1 + min(forgotten, CANCELS_MAX))
+    it._cancel = cancel
     if forgotten > CANCELS_MAX:
         it.peer.deliver(b"x")
     assert it.statuses() == [Status.SUCCESS if forgotten > CANCELS_MAX else Status.CANCELLED]
-    it.close()
 
 
-def test_a_closing_handle_with_a_call_of_ours_and_one_of_the_kernels_asks_the_kernel_of_its_own(receiving, monkeypatch):
-    """What a thread of ours does is stopped by its own way, and the kernel is not asked for it."""
-    it, stopped, asked = receiving, [], []
-    thread = ThreadOperation(IoType.WAIT)
-    thread.endpoint, thread.deliver, thread.args = it.endpoint, ignore, ()
-    thread.start = lambda: Status.PENDING
-    thread.stop = lambda: stopped.append(it.proactor.complete(thread, Status.CANCELLED, 0))
-    thread.Internal = Status.PENDING
-    it.proactor.submit(thread)
-    thread.Internal = Status.PENDING
-    monkeypatch.setattr(it.proactor.cancels, "_forgets", True)
-    cancel = it.kernel.CancelIoEx
-    it.kernel.CancelIoEx = lambda handle, address: asked.append(address) or cancel(handle, address)
-    it.proactor.close_endpoint(it.endpoint)
-    assert (stopped, asked) == ([None], [0])
-    assert it.statuses() + it.statuses() == [Status.CANCELLED, Status.CANCELLED]
+def test_what_a_thread_of_ours_does_is_stopped_by_its_own_way(receiving, monkeypatch):
+    """And the kernel, asked for its own on the same handle, is not asked for that."""
+    monkeypatch.setattr(receiving.proactor.cancels, "_forgets", True)
+    threads = receiving.thread_operation()
+    receiving.proactor.cancel_all(receiving.endpoint)
+    assert receiving.asked == [0]
+    assert not threads.pending
+    assert receiving.statuses() + receiving.statuses() == [Status.CANCELLED, Status.CANCELLED]
+    receiving.thread_operation()
+    receiving.proactor.cancel_all(receiving.endpoint)
+    assert receiving.asked == [0]
+    assert receiving.statuses() == [Status.CANCELLED]
