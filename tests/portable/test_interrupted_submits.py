@@ -8,9 +8,20 @@ from fakes.kernel import Chances, FakeKernel
 from fakes.rules import Interrupted
 
 from iocp_loop import _sockets
-from iocp_loop._operation import CANCELLING, IDLE, PENDING, SETTLED
+from iocp_loop._operation import (
+    CANCELLING,
+    IDLE,
+    PENDING,
+    SETTLED,
+    UNSUBMITTED,
+    IoType,
+    ReadOperation,
+    ThreadOperation,
+)
 from iocp_loop._proactor import Proactor
-from iocp_loop._win32.constants import Error, WsaError
+from iocp_loop._win32.constants import Error, Status, WsaError
+from iocp_loop._win32.prototypes import argument
+from iocp_loop._win32.types import POINTER_TO
 
 
 class Connection:
@@ -28,6 +39,7 @@ class Connection:
 
     def on_received(self, operation, status, byte_count):
         code = _sockets.winerror_of(operation, status)
+        assert not code or not byte_count
         self.results.append(code or self.buffer[:byte_count])
 
     def submit_interrupted(self, *, after):
@@ -81,6 +93,7 @@ def test_a_call_that_was_never_made_is_made_before_the_next_wait(connection):
     it.peer.deliver(b"data")
     it.deliver()
     assert (it.results, it.kernel.calls["WSARecv"]) == ([b"data"], 1)
+    assert "CancelIoEx" not in it.kernel.calls, "the status block says it: nobody need be asked"
 
 
 def test_a_call_that_was_made_is_not_made_again(connection):
@@ -106,7 +119,7 @@ def test_a_call_that_was_refused_is_settled_by_its_error(connection):
     it = connection(submit_failure=1)
     it.submit_interrupted(after=True)
     it.deliver()
-    assert it.results == [WsaError.NOBUFS]
+    assert (it.results, it.kernel.now_ms) == ([WsaError.NOBUFS], 0)
 
 
 def test_a_refused_call_whose_error_another_call_has_replaced_is_found_out_by_a_cancel(connection):
@@ -164,6 +177,60 @@ def test_memory_that_is_missing_is_a_failure_like_the_kernels_own(connection):
     assert it.receive.state is SETTLED
     it.deliver(0)
     assert it.results == [WsaError.NOBUFS]
+
+
+def test_a_native_call_that_has_left_the_block_alone_is_not_made_twice(connection):
+    """The kernel has it, and is asked by a cancel; whoever wants it asks for it again when that has come."""
+    it = connection(slow_cancel=1)
+
+    class NativeReceive(ReadOperation):
+        answers_status = True
+        __slots__ = ()
+
+    operation = NativeReceive(IoType.READ)
+    operation.endpoint, operation.deliver = it.endpoint, it.on_received
+    call = _sockets.receive_operation(it.proactor, it.endpoint, it.on_received, it.buffer)
+
+    def start():
+        wsabuf = argument(POINTER_TO, operation.address + NativeReceive.wsabuf.offset)
+        it.kernel.WSARecv(*call.args[:1], wsabuf, *call.args[2:5], argument(POINTER_TO, operation.address), call.args[6])
+        operation.Internal = UNSUBMITTED
+        raise Interrupted
+
+    _sockets.set_receive_buffer(operation, it.buffer)
+    operation.start, operation.args = start, ()
+    with pytest.raises(Interrupted):
+        it.proactor.submit(operation)
+    for _ in range(9):
+        it.deliver(0.001)
+    assert it.results == [Error.OPERATION_ABORTED]
+    assert it.kernel.calls["WSARecv"] == 1
+
+
+@pytest.mark.parametrize("answer", [Status.SUCCESS, Status.PENDING, Status.CONNECTION_RESET, MemoryError])
+def test_a_function_of_ours_is_called_again(connection, answer):
+    """The kernel has nothing to do with it; what it answers the second time counts."""
+    it = connection()
+    operation = ThreadOperation(IoType.WAIT)
+    operation.endpoint, operation.args = it.endpoint, ()
+    operation.deliver = lambda _operation, *result: it.results.append(result)
+    operation.InternalHigh = 5
+    answers = [answer, Interrupted]
+
+    def start():
+        if isinstance(now := answers.pop(), type):
+            raise now
+        return now
+
+    operation.start = start
+    operation.stop = lambda: it.proactor.complete(operation, Status.CANCELLED, 0)
+    with pytest.raises(Interrupted):
+        it.proactor.submit(operation)
+    it.deliver(0)
+    assert answers == []
+    assert operation.pending is (answer is Status.PENDING)
+    expected = {MemoryError: [(Status.NO_MEMORY, 5)], Status.PENDING: []}.get(answer, [(answer, 5)])
+    assert it.results == expected
 
 
 class InterruptedQueue(deque):
