@@ -1,5 +1,6 @@
 """What becomes of a submit that an exception has cut short: each row of the table in _interrupted.py, one by one."""
 
+import contextlib
 from collections import deque
 
 import pytest
@@ -179,8 +180,29 @@ def test_memory_that_is_missing_is_a_failure_like_the_kernels_own(connection):
     assert it.results == [WsaError.NOBUFS]
 
 
-def test_a_native_call_that_has_left_the_block_alone_is_not_made_twice(connection):
-    """The kernel has it, and is asked by a cancel; whoever wants it asks for it again when that has come."""
+@pytest.mark.parametrize("exc", [MemoryError, ValueError])
+def test_an_exception_behind_the_call_takes_nothing_from_the_kernel(connection, exc):
+    """No memory for its answer, say: the call was made."""
+    it = connection()
+    call = it.receive.start
+
+    def start(*args):
+        call(*args)
+        it.receive.start = call
+        raise exc
+
+    it.receive.start = start
+    with contextlib.suppress(ValueError):
+        it.proactor.submit(it.receive)
+    assert (it.receive.state, list(it.proactor.settled)) == (PENDING, [])
+    it.peer.deliver(b"data")
+    it.deliver()
+    assert (it.results, it.kernel.calls["WSARecv"]) == ([b"data"], 1)
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_native_call_that_has_left_the_block_alone_is_made_once(connection, made):
+    """The kernel is asked, by a cancel, whether it has it; whoever wants it asks for it again when that has come."""
     it = connection(slow_cancel=1)
 
     class NativeReceive(ReadOperation):
@@ -191,9 +213,18 @@ def test_a_native_call_that_has_left_the_block_alone_is_not_made_twice(connectio
     operation.endpoint, operation.deliver = it.endpoint, it.on_received
     call = _sockets.receive_operation(it.proactor, it.endpoint, it.on_received, it.buffer)
 
-    def start():
+    def receive():
+        operation.start = receive
         wsabuf = argument(POINTER_TO, operation.address + NativeReceive.wsabuf.offset)
-        it.kernel.WSARecv(*call.args[:1], wsabuf, *call.args[2:5], argument(POINTER_TO, operation.address), call.args[6])
+        it.kernel.WSARecv(
+            *call.args[:1], wsabuf, *call.args[2:5], argument(POINTER_TO, operation.address), call.args[6]
+        )
+        return Status.PENDING
+
+    def start():
+        operation.start = receive
+        if made:
+            receive()
         operation.Internal = UNSUBMITTED
         raise Interrupted
 
@@ -203,19 +234,23 @@ def test_a_native_call_that_has_left_the_block_alone_is_not_made_twice(connectio
         it.proactor.submit(operation)
     for _ in range(9):
         it.deliver(0.001)
-    assert it.results == [Error.OPERATION_ABORTED]
+    if not made:
+        it.peer.deliver(b"data")
+        it.deliver()
+    assert it.results == [Error.OPERATION_ABORTED if made else b"data"]
     assert it.kernel.calls["WSARecv"] == 1
 
 
+@pytest.mark.parametrize("first", [Interrupted, MemoryError, ValueError])
 @pytest.mark.parametrize("answer", [Status.SUCCESS, Status.PENDING, Status.CONNECTION_RESET, MemoryError])
-def test_a_function_of_ours_is_called_again(connection, answer):
+def test_a_function_of_ours_is_called_again(connection, first, answer):
     """The kernel has nothing to do with it; what it answers the second time counts."""
     it = connection()
     operation = ThreadOperation(IoType.WAIT)
     operation.endpoint, operation.args = it.endpoint, ()
     operation.deliver = lambda _operation, *result: it.results.append(result)
     operation.InternalHigh = 5
-    answers = [answer, Interrupted]
+    answers = [answer, first]
 
     def start():
         if isinstance(now := answers.pop(), type):
@@ -224,7 +259,7 @@ def test_a_function_of_ours_is_called_again(connection, answer):
 
     operation.start = start
     operation.stop = lambda: it.proactor.complete(operation, Status.CANCELLED, 0)
-    with pytest.raises(Interrupted):
+    with contextlib.suppress(Interrupted, ValueError):
         it.proactor.submit(operation)
     it.deliver(0)
     assert answers == []
