@@ -6,10 +6,13 @@ given back to the socket, and the next receive begins with it.
 
 import asyncio
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._iocp_proactor import IocpProactor
 from ._turn import TurningLoop
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class BareSockets(TurningLoop):
@@ -30,7 +33,7 @@ class BareSockets(TurningLoop):
         finally:
             del future  # An error's traceback holds this frame, and the future holds the error.
 
-    async def sock_recv_into(self, sock: socket.socket, buf: Any) -> int:
+    async def sock_recv_into(self, sock: socket.socket, buf: "Buffer") -> int:
         """Receive into a writable buffer; the byte count."""
         _check_nonblocking(sock, "sock_recv_into")
         future = self._futures.recv_into(sock, buf)
@@ -56,7 +59,7 @@ class BareSockets(TurningLoop):
         finally:
             del future  # An error's traceback holds this frame, and the future holds the error.
 
-    async def sock_recvfrom_into(self, sock: socket.socket, buf: Any, nbytes: int = 0) -> tuple[int, Any]:
+    async def sock_recvfrom_into(self, sock: socket.socket, buf: "Buffer", nbytes: int = 0) -> tuple[int, Any]:
         """Receive one datagram into a writable buffer, at most `nbytes` of it; the byte count and the sender."""
         _check_nonblocking(sock, "sock_recvfrom_into")
         future = self._futures.recvfrom_into(sock, buf, nbytes)
@@ -70,17 +73,17 @@ class BareSockets(TurningLoop):
         finally:
             del future  # An error's traceback holds this frame, and the future holds the error.
 
-    async def sock_sendall(self, sock: socket.socket, data: Any) -> None:
+    async def sock_sendall(self, sock: socket.socket, data: "Buffer") -> None:
         """Send all of a buffer."""
         _check_nonblocking(sock, "sock_sendall")
         await self._futures.send(sock, data)
 
-    async def sock_sendto(self, sock: socket.socket, data: Any, address: Any) -> int:
+    async def sock_sendto(self, sock: socket.socket, data: "Buffer", address: "tuple[Any, ...] | str | Buffer") -> int:
         """Send one datagram to an address; the byte count."""
         _check_nonblocking(sock, "sock_sendto")
         return await self._futures.sendto(sock, data, 0, address)
 
-    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+    async def sock_connect(self, sock: socket.socket, address: "tuple[Any, ...] | str | Buffer") -> None:
         """Connect to an address, resolving it if need be."""
         _check_nonblocking(sock, "sock_connect")
         if sock.family in (socket.AF_INET, socket.AF_INET6):

@@ -3,9 +3,10 @@
 import asyncio
 import inspect
 import socket
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import Any, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from . import _asyncio_private as private
 from . import _pipes, _questions, _sockets, _threaded
@@ -24,7 +25,12 @@ from ._transports._subprocess import SubprocessTransport
 from ._transports._watchers import Watchers
 from ._win32.kernel import Kernel
 
+if TYPE_CHECKING:
+    from _typeshed import HasFileno
+
 _Arguments = TypeVarTuple("_Arguments")
+_Result = TypeVar("_Result")
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
 class IocpEventLoop(BareSockets):
@@ -109,12 +115,28 @@ class IocpEventLoop(BareSockets):
         server, extra = options.pop("server", None), options.pop("extra", None)
         return private.SSLProtocol(self, protocol, sslcontext, waiter, **options), server, extra
 
-    async def start_tls(self, transport: Any, protocol: Any, sslcontext: Any, **options: Any) -> Any:
+    async def start_tls(
+        self,
+        transport: asyncio.BaseTransport,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+    ) -> asyncio.Transport | None:
         """Upgrade a connection to TLS; as asyncio's.
 
         The first bytes of the peer's handshake may have come with its last plain ones, and wait in the reader of
         `asyncio.StreamWriter.start_tls`: they are part of the handshake, and not lost.
         """
+        options: Any = {
+            "server_side": server_side,
+            "server_hostname": server_hostname,
+            "ssl_handshake_timeout": ssl_handshake_timeout,
+            "ssl_shutdown_timeout": ssl_shutdown_timeout,
+        }
         if not isinstance(transport, asyncio.Transport):
             return await super().start_tls(transport, protocol, sslcontext, **options)  # Which raises.
         before = transport.get_protocol()
@@ -208,17 +230,23 @@ class IocpEventLoop(BareSockets):
         verbs = _pipes if facts.is_overlapped else _threaded
         return cls(self, endpoint, pipe, protocol, waiter=waiter, extra=extra, verbs=verbs)
 
-    async def connect_read_pipe(self, protocol_factory: Callable[[], Any], pipe: Any) -> tuple[Any, Any]:
+    async def connect_read_pipe(
+        self, protocol_factory: Callable[[], _Protocol], pipe: Any
+    ) -> tuple[asyncio.ReadTransport, _Protocol]:
         """Read from a pipe, a file, a device or a console; as asyncio's, of which it takes only overlapped pipes.
 
         Raises:
             OSError: with `winerror` 170, where somebody else is waiting in a read of the same handle.
         """
-        return await self._connect_pipe(super().connect_read_pipe, protocol_factory, pipe)
+        transport, protocol = await self._connect_pipe(super().connect_read_pipe, protocol_factory, pipe)
+        return transport, protocol
 
-    async def connect_write_pipe(self, protocol_factory: Callable[[], Any], pipe: Any) -> tuple[Any, Any]:
+    async def connect_write_pipe(
+        self, protocol_factory: Callable[[], _Protocol], pipe: Any
+    ) -> tuple[asyncio.WriteTransport, _Protocol]:
         """Write to one; as `connect_read_pipe`."""
-        return await self._connect_pipe(super().connect_write_pipe, protocol_factory, pipe)
+        transport, protocol = await self._connect_pipe(super().connect_write_pipe, protocol_factory, pipe)
+        return transport, protocol
 
     async def _connect_pipe(self, connect: Any, protocol_factory: Callable[[], Any], pipe: Any) -> tuple[Any, Any]:
         handle = None if isinstance(pipe, socket.socket) else _pipes.handle_if_shared(pipe)
@@ -233,8 +261,8 @@ class IocpEventLoop(BareSockets):
             self._facts.pop(handle, None)
 
     async def create_pipe_connection(
-        self, protocol_factory: Callable[[], Any], address: str, *, message_mode: bool = False
-    ) -> tuple[Any, Any]:
+        self, protocol_factory: Callable[[], _Protocol], address: str, *, message_mode: bool = False
+    ) -> tuple[_pipe.DuplexPipeTransport, _Protocol]:
         r"""Connect to a named pipe.
 
         Args:
@@ -260,7 +288,7 @@ class IocpEventLoop(BareSockets):
 
     async def start_serving_pipe(
         self,
-        protocol_factory: Callable[[], Any],
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
         address: str,
         *,
         message_mode: bool = False,
@@ -345,7 +373,7 @@ class IocpEventLoop(BareSockets):
 
     # -- readiness ---------------------------------------------------------------------------------------------
 
-    def add_reader(self, fd: Any, callback: Callable[[*_Arguments], object], *args: *_Arguments) -> None:
+    def add_reader(self, fd: "int | HasFileno", callback: Callable[[*_Arguments], object], *args: *_Arguments) -> None:
         """Call `callback(*args)` whenever a socket can be read, or accepted from, or was closed by its peer.
 
         Args:
@@ -360,16 +388,16 @@ class IocpEventLoop(BareSockets):
         self._check_closed()
         self._watchers.add(Interest.READ, fd, callback, args)
 
-    def remove_reader(self, fd: Any) -> bool:
+    def remove_reader(self, fd: "int | HasFileno") -> bool:
         """Stop watching for reading; False if nobody did. Raises as `add_reader`."""
         return not self.is_closed() and self._watchers.remove(Interest.READ, fd)
 
-    def add_writer(self, fd: Any, callback: Callable[[*_Arguments], object], *args: *_Arguments) -> None:
+    def add_writer(self, fd: "int | HasFileno", callback: Callable[[*_Arguments], object], *args: *_Arguments) -> None:
         """Call `callback(*args)` whenever a socket can be written, or has connected or failed to; as `add_reader`."""
         self._check_closed()
         self._watchers.add(Interest.WRITE, fd, callback, args)
 
-    def remove_writer(self, fd: Any) -> bool:
+    def remove_writer(self, fd: "int | HasFileno") -> bool:
         """Stop watching for writing; False if nobody did. Raises as `add_reader`."""
         return not self.is_closed() and self._watchers.remove(Interest.WRITE, fd)
 
@@ -414,7 +442,7 @@ def new_event_loop() -> IocpEventLoop:
     return IocpEventLoop()
 
 
-def run(main: Any, *, debug: bool | None = None) -> Any:
+def run(main: Coroutine[Any, Any, _Result], *, debug: bool | None = None) -> _Result:
     """`asyncio.run` on this loop, on every supported Python.
 
     Args:

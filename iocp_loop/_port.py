@@ -261,7 +261,7 @@ class CompletionPort:
         # wait has returned to us: what the kernel handed out must not be lost with it. Whether it handed out anything
         # is told by the first entry, because on a time-out the count says nothing (QUIRK(wine): it says 1).
         if _TIME_OUT_WRITES and self._kernel.last_error() == Error.WAIT_TIMEOUT:
-            self._kernel.clear_last_error()
+            self._forget_time_out(batch)
         elif batch.keys[0] != _CLOSE_KEY:
             self._rescued.extend(_unpack_all(batch.memory[: batch.removed_view[0] * _ENTRY_SIZE]))
 
@@ -287,9 +287,14 @@ class CompletionPort:
             self._check_open()
         if code == Error.WAIT_TIMEOUT:
             if _TIME_OUT_WRITES:
-                self._kernel.clear_last_error()  # So that `_rescue` can tell the next wait by it.
+                self._forget_time_out(batch)
             return ()
         raise os_error(code, "GetQueuedCompletionStatusEx", f"port {self._handle}")
+
+    def _forget_time_out(self, batch: _Batch) -> None:
+        batch.keys[0] = _CLOSE_KEY
+        # Not before: an interrupt between the two finds either. And `_rescue` tells the next wait by it.
+        self._kernel.clear_last_error()
 
     def _without_close_packets(self, packets: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
         # close() posts one packet per waiting thread, and a batch may have taken more than its share: give them back.

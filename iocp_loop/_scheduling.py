@@ -17,7 +17,7 @@ import itertools
 import time
 from collections.abc import Callable, Sized
 from contextvars import Context, copy_context
-from typing import Any, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from . import _asyncio_private as private
 from ._asyncio_private import Handle, ThreadsafeHandle, TimerHandle
@@ -33,6 +33,7 @@ BACKLOG_WITHOUT_IO_MAX = 16 * 1024
 SLOWED_S = 0.001
 
 _Arguments = TypeVarTuple("_Arguments")
+_AnyHandle = TypeVar("_AnyHandle", bound=asyncio.Handle)
 Timer = tuple[float, int, Any]
 _new: Any = object.__new__
 _lock = private.lock_handle
@@ -111,8 +112,8 @@ class SchedulingLoop(private.BaseLoop):
 
     def call_soon(
         self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
-    ) -> Any:
-        """Call `callback(*args)` in the next turn, after what was asked for before. Returns a Handle.
+    ) -> asyncio.Handle:
+        """Call `callback(*args)` in the next turn, after what was asked for before.
 
         Args:
             callback: no coroutine.
@@ -124,7 +125,7 @@ class SchedulingLoop(private.BaseLoop):
         """
         if self._debug or self._closed:
             return _without_own_frame(super().call_soon(callback, *args, context=context))
-        handle = _new(Handle)
+        handle: Any = _new(Handle)
         handle._context = copy_context() if context is None else context
         handle._loop = self
         handle._callback = callback
@@ -132,7 +133,7 @@ class SchedulingLoop(private.BaseLoop):
         handle._cancelled = False
         handle._repr = None
         self._ready.append(handle)
-        return handle
+        return handle  # type: ignore[no-any-return]
 
     def _finish_call_soon(self, exc: BaseException) -> None:
         """Where an interrupt came in the middle of `call_soon`, do what is left of it.
@@ -150,17 +151,17 @@ class SchedulingLoop(private.BaseLoop):
 
     def call_soon_threadsafe(
         self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
-    ) -> Any:
+    ) -> asyncio.Handle:
         """`call_soon` from any thread: wakes the loop. Many calls while it sleeps cost one packet.
 
         A thread that is far ahead of a running loop is slowed down, by a millisecond for each call, unless it runs a
         loop itself.
         """
         if self._debug or self._closed:
-            handle = _without_own_frame(super().call_soon_threadsafe(callback, *args, context=context))
+            slow_handle = _without_own_frame(super().call_soon_threadsafe(callback, *args, context=context))
             self._slow_down()
-            return handle
-        handle = _new(ThreadsafeHandle)
+            return slow_handle
+        handle: Any = _new(ThreadsafeHandle)
         handle._context = copy_context() if context is None else context
         handle._loop = self
         handle._callback = callback
@@ -176,7 +177,7 @@ class SchedulingLoop(private.BaseLoop):
         # One operation is what signals wake the loop by.
         if backlog > BACKLOG_MAX and (len(self._outstanding) > 1 or backlog > BACKLOG_WITHOUT_IO_MAX):
             self._slow_down()
-        return handle
+        return handle  # type: ignore[no-any-return]
 
     def _slow_down(self) -> None:
         """Let a loop that is far behind catch up; its own thread, and one that runs another loop, are never kept."""
@@ -189,7 +190,7 @@ class SchedulingLoop(private.BaseLoop):
         callback: Callable[[*_Arguments], object],
         *args: *_Arguments,
         context: Context | None = None,
-    ) -> Any:
+    ) -> asyncio.TimerHandle:
         """Call `callback(*args)` in `delay` seconds, never earlier. Otherwise as `call_at`."""
         if delay is None:
             raise TypeError("delay must not be None")
@@ -198,13 +199,14 @@ class SchedulingLoop(private.BaseLoop):
 
     def call_at(
         self, when: float, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
-    ) -> Any:
+    ) -> asyncio.TimerHandle:
         """Call `callback(*args)` when the loop's `time` has reached `when`, never earlier.
 
-        Timers of the same moment run in the order they were asked for. Otherwise as `call_soon`; returns a TimerHandle.
+        Timers of the same moment run in the order they were asked for. Otherwise as `call_soon`.
         """
         if when is None:
             raise TypeError("when cannot be None")
+        handle: Any
         if self._debug or self._closed:
             self._check_call_at(callback)
             handle = _without_own_frame(asyncio.TimerHandle(when, callback, args, self, context))
@@ -219,7 +221,7 @@ class SchedulingLoop(private.BaseLoop):
             handle._when = when
         heapq.heappush(self._timer_heap, (when, self._number(), handle))
         handle._scheduled = True
-        return handle
+        return handle  # type: ignore[no-any-return]
 
     def _check_call_at(self, callback: Callable[..., object]) -> None:
         self._check_closed()
@@ -259,10 +261,11 @@ class SchedulingLoop(private.BaseLoop):
             self._timer_cancelled_count = 0
 
 
-def _without_own_frame(handle: Any) -> Any:
+def _without_own_frame(handle: _AnyHandle) -> _AnyHandle:
     """Debug mode keeps where a handle was made: the last frame of that is ours."""
-    if handle._source_traceback:
-        del handle._source_traceback[-1]
+    frames: Any = handle._source_traceback  # type: ignore[attr-defined]
+    if frames:
+        del frames[-1]
     return handle
 
 
