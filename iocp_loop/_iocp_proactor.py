@@ -40,15 +40,14 @@ class IocpProactor:
     """The stdlib proactor's interface over `Proactor`.
 
     Args:
-        concurrency: as for `CompletionPort`.
         core: the proactor to work on; a new one if None.
 
     Used from the loop's thread only. Every method that starts an operation returns a future of the loop given to
     `set_loop`, and raises OSError where the handle cannot be associated with the port.
     """
 
-    def __init__(self, concurrency: int = 0, *, core: Proactor | None = None) -> None:
-        self.core = Proactor(concurrency=concurrency) if core is None else core
+    def __init__(self, *, core: Proactor | None = None) -> None:
+        self.core = Proactor() if core is None else core
         self._loop: Any = None
         self._known: dict[int, tuple[weakref.ref[Any], Endpoint]] = {}
         self._waits: Endpoint | None = None

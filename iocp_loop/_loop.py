@@ -37,15 +37,14 @@ class IocpEventLoop(BareSockets):
     """An asyncio event loop on one I/O completion port.
 
     Args:
-        concurrency: as for `CompletionPort`.
         kernel: the kernel to run on; the real one if None.
 
     As every asyncio loop it belongs to one thread; `call_soon_threadsafe` and `run_coroutine_threadsafe` are what
     other threads may call.
     """
 
-    def __init__(self, *, concurrency: int = 0, kernel: Kernel | None = None) -> None:
-        super().__init__(concurrency=concurrency, kernel=kernel)
+    def __init__(self, *, kernel: Kernel | None = None) -> None:
+        super().__init__(kernel=kernel)
         # `_proactor` is where programs reach for the stdlib's (`loop._proactor.wait_for_handle` above all).
         self._futures = self._proactor = IocpProactor(core=self.proactor)
         self._futures.set_loop(self)

@@ -46,9 +46,9 @@ _Handle, _TimerHandle = private.Handle, private.TimerHandle
 class TurningLoop(SchedulingLoop):
     """What makes IocpEventLoop turn: wake-ups, signals and the delivery of results."""
 
-    def __init__(self, *, concurrency: int = 0, kernel: Kernel | None = None) -> None:
+    def __init__(self, *, kernel: Kernel | None = None) -> None:
         super().__init__()
-        self.proactor = Proactor(concurrency=concurrency, kernel=kernel)
+        self.proactor = Proactor(kernel=kernel)
         self.proactor.on_stray = self._on_stray
         self._outstanding = self.proactor.pending
         self._selector = OtherTurns(self, self._deliver, self._deliver_slowly)

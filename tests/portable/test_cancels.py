@@ -421,6 +421,7 @@ def test_a_cancel_without_memory_is_asked_for_as_long_as_it_takes():
 
     stage.run(scenario())
     assert asked[4] > asked[3] > asked[2], "it is not spun on either"
+    assert asked[4] - asked[0] <= 250, "ms: nobody notices the wait"
 
 
 def test_a_proactor_that_closes_while_memory_is_missing_leaves_nothing_in_the_kernel():

@@ -17,7 +17,7 @@ ALL = (*PROTOTYPES, *EXTENSIONS)
 PACKAGE = Path(prototypes.__file__).parents[1]
 PROTOCOL_MEMBERS = {name for name, value in vars(Kernel).items() if inspect.isfunction(value) and name[0] != "_"}
 # Of the protocol, what is no Win32 function.
-OWN_MEMBERS = {"last_error", "monotonic", "extension", "hasten_refusal", "skips_port_safely"}
+OWN_MEMBERS = {"clear_last_error", "last_error", "monotonic", "extension", "hasten_refusal", "skips_port_safely"}
 # Bound directly, below the Kernel protocol or beside it: what level 0 itself and the stomp arena call.
 BELOW_THE_PROTOCOL = {"RtlNtStatusToDosError", "VirtualAlloc", "VirtualFree"}
 
