@@ -1,8 +1,8 @@
 """One record per OS handle: its key, its operations outstanding, and whether it is closing.
 
 A handle gets its key when it is associated and keeps it for life; what uses the handle (a transport, a listener, a
-bare `sock_recv`) may come later and change. Keys are never used twice in a process, so a late packet of a closed
-handle finds nobody, and never a stranger.
+bare `sock_recv`) may come later and change. Keys are never used twice in a process, so that whoever goes by them never
+takes a late packet of a closed handle for a stranger's.
 """
 
 import itertools
@@ -32,7 +32,7 @@ class Endpoint:
         key: its completion key.
         handle: the OS handle's value.
         owner: the Python object that owns the handle and closes it, or None if somebody else's.
-        kind: a word for messages: socket, pipe, file.
+        kind: a word for messages: socket, pipe, device, and what else a handle may be ("file", "console", "wait").
         is_socket: which table maps its statuses to errors.
         skips_port: an inline success posts no packet.
         operations: what the kernel owns on it right now. A list and not a count: appending and removing are atomic,

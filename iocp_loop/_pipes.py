@@ -169,7 +169,7 @@ def set_receive_buffer(operation: FileReadOperation, buffer: Any) -> None:
 
 
 def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> FileWriteOperation:
-    """A WriteFile; `set_write_data` says of what."""
+    """A WriteFile; `set_send_vector` says of what."""
     operation = proactor.arena.operation(FileWriteOperation, IoType.WRITE)
     operation.endpoint = endpoint
     operation.deliver = deliver

@@ -2,7 +2,7 @@
 
 It owns two tables. `pending` holds, by the address of its OVERLAPPED, every operation that the kernel owns: the one
 strong reference that keeps the memory alive. `endpoints` holds, by completion key, every handle associated with the
-port. The address in a packet is authoritative; its key is routing and a cross-check.
+port. A packet's address says which operation it ends; its key is asked only where there is none (see `Key`).
 
 Three things are kept apart: waiting (the port), settling (`poll`: find the operation, take its memory back, run no
 user code), and delivering (whoever empties `settled`). Every outcome travels the same way: a packet, an inline success
@@ -108,8 +108,8 @@ class Proactor:
             handle: the OS handle.
             owner: an object whose `close()` closes the handle when the endpoint is closed; None if the handle
                 belongs to somebody else, who must keep it open until its operations are done.
-            kind: socket, pipe or file; names it in messages, and says how its statuses read.
-            skip_port: inline successes post no packet. Only where `Kernel.skips_port_safely` says so, or for a pipe.
+            kind: names it in messages; "socket" says, besides, that its statuses read as Winsock's.
+            skip_port: inline successes post no packet. For a socket, only where `Kernel.skips_port_safely` says so.
 
         Raises:
             OSError: the handle cannot be associated (see `CompletionPort.associate`).

@@ -105,7 +105,7 @@ class Win32Kernel:
         self._ifs: dict[tuple[int, int, int], bool] = {}
         # Before this build the ioctl knew no way to say "once".
         self._hastens = sys.getwindowsversion().build >= FAST_REFUSAL_BUILD  # type: ignore[attr-defined, unused-ignore]
-        # Whether CancelIoEx may be forgotten (see `Proactor.cancel`): Wine, by an export that only it has.
+        # Whether CancelIoEx may be forgotten (see `Cancels`): Wine, by an export that only it has.
         self.forgets_cancels = _exports("wine_get_version")
 
     def __getattr__(self, name: str) -> Any:

@@ -139,7 +139,7 @@ PROTOTYPES: tuple[Proto, ...] = (
     _p("kernel32", "VirtualFree", BOOL, BRIEF, lpAddress=POINTER_TO, dwSize=SIZE_T, dwFreeType=DWORD),
 )
 
-# By WSAIoctl only, per provider: see extensions.py.
+# By WSAIoctl only, per provider: see `Kernel.extension`.
 EXTENSIONS: tuple[Proto, ...] = (
     _p("mswsock", "AcceptEx", BOOL, HOT, sListenSocket=SOCKET, sAcceptSocket=SOCKET, lpOutputBuffer=POINTER_TO,
        dwReceiveDataLength=DWORD, dwLocalAddressLength=DWORD, dwRemoteAddressLength=DWORD,

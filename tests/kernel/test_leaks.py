@@ -199,7 +199,7 @@ async def test_a_closed_connection_is_freed_without_the_collector():
 
 
 async def test_an_idle_connection_holds_a_small_buffer():
-    """What a connection costs beside CPython's own objects; DESIGN asks for at most 4 KiB."""
+    """What a connection costs beside CPython's own objects: 8 KiB at most."""
     async with serving(Echo, backlog=200) as (_, address):
         with client(address):
             await until(lambda: len(here().outstanding()) >= 2)
