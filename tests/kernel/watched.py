@@ -72,7 +72,7 @@ class WatchedKernel(Win32Kernel):
         return call
 
     def _wait_late(self, wait: Any, args: tuple[Any, ...]) -> int:
-        port, entries, removed = _number(args[0]), _number(args[1]), DWORD.from_address(_number(args[3]))
+        port, entries, removed = number_of(args[0]), number_of(args[1]), DWORD.from_address(number_of(args[3]))
         come = self._held.pop(port, None)
         if come is None:
             if not wait(*args):
@@ -108,7 +108,7 @@ class WatchedKernel(Win32Kernel):
 
 _same = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_size_t)(lambda number: number)
 # What a prepared argument was made of: only a call of C gets to see it, one without prototypes.
-_number = ctypes.CFUNCTYPE(ctypes.c_size_t)(ctypes.cast(_same, ctypes.c_void_p).value)
+number_of = ctypes.CFUNCTYPE(ctypes.c_size_t)(ctypes.cast(_same, ctypes.c_void_p).value)
 
 
 def _packets(entries: int, count: int) -> list[bytes]:
