@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from . import fetch, report
+from . import apt, fetch, report
 
 MIRROR_VARIABLE = "IOCP_LOOP_DEBIAN_MIRROR"
 MIRROR = "http://deb.debian.org/debian"
@@ -40,7 +40,9 @@ def read_index(suite: str, architecture: str = "amd64") -> Index:
 def verified(signed: bytes, suite: str) -> str:
     """The signed text, checked against the keys that Debian's own packages have put on this machine."""
     if not KEYRING.exists() or not shutil.which("gpgv"):
-        raise report.Trouble(f"gpgv and {KEYRING} are needed: apt-get install gpgv debian-archive-keyring.")
+        # Debian 13's own apt does without gpgv.
+        what = "what checks Debian's signatures"
+        apt.install(("gpgv", "debian-archive-keyring"), what, f"gpgv, and the keys in {KEYRING}")
     with tempfile.TemporaryDirectory(prefix="iocp_loop-") as scratch:
         text, source = Path(scratch, "Release"), Path(scratch, "InRelease")
         source.write_bytes(signed)

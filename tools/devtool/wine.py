@@ -14,15 +14,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from . import cache, newer_wine, report
+from . import apt, cache, newer_wine, report
 
 COMPILERS = {64: "x86_64-w64-mingw32-gcc", 32: "i686-w64-mingw32-gcc"}  # by the width of what they make
 PACKAGES = {
     64: ("wine64", "gcc-mingw-w64-x86-64-win32", "ca-certificates"),
     32: ("wine64", "gcc-mingw-w64-i686-win32", "ca-certificates"),
 }
-# Distributions that name the packages so, and whose Wine is new enough.
-APT_DISTRIBUTIONS = ("debian", "ubuntu")
 OLDEST_WINE = 8
 VARIABLE = "IOCP_LOOP_WINE"  # the version that runs shall have, as --wine says
 PREFIX_RECIPE = 2  # Raise it when make_template() or share_template() do something else: prefixes are made anew then.
@@ -128,43 +126,8 @@ def identified(loader: str, server: str) -> Wine | None:
 
 
 def install(bits: int) -> None:
-    what, packages = " and ".join(missing(bits)), PACKAGES[bits]
-    if distribution() not in APT_DISTRIBUTIONS:
-        raise report.Trouble(
-            f"{what} cannot be found: install 64-bit Wine {OLDEST_WINE} or newer and {COMPILERS[bits]}, "
-            "and run this again."
-        )
-    apt = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *packages]
-    become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if become_root and not sudo_works():
-        raise report.Trouble(
-            f"{what} cannot be found, and this is not root: let root run 'apt-get install {' '.join(packages)}'."
-        )
-    with report.step(f"installing {' '.join(packages)}"), cache.locked("apt"):
-        environ = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        # It may fail and the installation work all the same, with package lists that are there.
-        subprocess.run([*become_root, "apt-get", "update", "--quiet"], env=environ, capture_output=True, check=False)
-        result = subprocess.run([*become_root, *apt], env=environ, capture_output=True, text=True, check=False)
-    if result.returncode:
-        reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise report.Trouble(f"apt-get could not install Wine ({reason}): check the network and /etc/apt/sources.list.")
-
-
-def sudo_works() -> bool:
-    """Whether sudo is there and needs no password."""
-    if not shutil.which("sudo"):
-        return False
-    return subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0
-
-
-def distribution() -> str:
-    """The distribution's ID, or that of the family it belongs to."""
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        return "unknown"
-    family = (release.get("ID", ""), *release.get("ID_LIKE", "").split())
-    return next((name for name in family if name in APT_DISTRIBUTIONS), family[0])
+    what = " and ".join(missing(bits))
+    apt.install(PACKAGES[bits], what, f"64-bit Wine {OLDEST_WINE} or newer and {COMPILERS[bits]}")
 
 
 def ensure_prefix(wine: Wine, slot: str) -> Path:
