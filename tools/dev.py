@@ -8,7 +8,8 @@
     tools/dev.py python [ARGS]    anything: python ARGS
     tools/dev.py lint             ruff and mypy
     tools/dev.py coverage         what the portable ring runs of the package, by room; too little of one is a failure
-    tools/dev.py mutants [NAMES]  deliberate faults, which the portable ring must catch; --sample N: only so many
+    tools/dev.py mutants [NAMES]  deliberate faults, which the portable ring must catch; --sample N: only so many;
+                                  --everywhere ROOMS: every small fault that cosmic-ray makes there
     tools/dev.py newest [ARGS]    the portable ring on the newest CPython of Debian's unstable: pytest ARGS; for Linux
     tools/dev.py libraries [NAMES]    other people's own tests on our loop and on the standard library's, and
                                   docs/compatibility.md of it; --lock NAMES: only pins what they need
