@@ -75,6 +75,7 @@ class Chances:
     interrupt: float = 0.0  # KeyboardInterrupt just before or just after an overlapped call, a cancel or a wait
     reorder: float = 0.5  # hand packets out in another order than they were queued
     idle: float = 0.3  # let a wait see nothing of what could have happened
+    coarse_wait: float = 0.5  # end a wait without packets with a tick of the clock, before its time or after it
 
 
 def socket_module() -> Any:
@@ -106,7 +107,7 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
         self.seed = seed
         self.random = random.Random(seed)
         self.chances = chances or Chances()
-        self.now_ms = 0
+        self.now_ms = 0.0
         self.accepts_fail = False  # each of them, at once, whether somebody comes or not
         self.files: dict[int, bytes] = {}  # by handle: what TransmitFile sends
         self.calls: dict[str, int] = {}  # how often each was called

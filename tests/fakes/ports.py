@@ -108,10 +108,15 @@ class PortCalls:
                 return
             if not self._turn():
                 if timeout_ms != INFINITE:
-                    self.now_ms += timeout_ms
+                    self.now_ms += self._time_out(timeout_ms)
                     return
                 raise Deadlock(f"nothing can happen any more, and the program waits (seed {self.seed}): {self._open}")
         raise Deadlock(f"the peers spin and no packet comes (seed {self.seed}): {self._open}")
+
+    def _time_out(self: Any, timeout_ms: int) -> float:
+        """How long a wait has taken in which nothing came: by the tick, where the schedule says so."""
+        tick = self.profile.tick_ms if self.chance("coarse_wait") else 0
+        return float(max(0, timeout_ms + self.random.uniform(-tick, tick)))
 
     def _dequeue(self: Any, packet: tuple[int, int, int, int, Request | None], entry_at: int) -> None:
         key, address, status, byte_count, request = packet

@@ -5,6 +5,8 @@ import math
 
 import pytest
 from fakes.kernel import Chances, FakeKernel
+from fakes.profiles import PROFILES
+from fakes.stage import BaseStage
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,13 +45,39 @@ def test_none_is_for_ever_and_nothing_else_is():
 
 def test_a_wait_takes_its_milliseconds_and_returns_nothing():
     """The fake kernel counts them instead of sleeping."""
-    kernel = FakeKernel(0)
+    kernel = FakeKernel(0, Chances(coarse_wait=0))
     with CompletionPort(kernel=kernel) as port:
         assert port.wait(0.0301) == []
         assert kernel.now_ms == 31
         assert port.wait(0) == []
         assert port.wait(-1) == []
         assert kernel.now_ms == 31
+
+
+@pytest.mark.parametrize("system", PROFILES)
+def test_no_timer_is_early_and_none_is_late_by_more_than_a_tick(schedules, monkeypatch, system):
+    """Where a wait may end before its time, too, as it does by a finer clock than the one it goes by."""
+    monkeypatch.setattr(FakeKernel, "default_profile", PROFILES[system])
+    tick_s, rounding_s = PROFILES[system].tick_ms / 1000, 0.001
+
+    def run(seed):
+        stage = BaseStage(seed, Chances(coarse_wait=0.7))
+        loop, late = stage.loop, []
+
+        async def scenario():
+            done = loop.create_future()
+            delays = [stage.random.choice([0, 0.0004, 0.001, 0.0156, 0.04]) * stage.random.random() for _ in range(20)]
+            for delay in delays:
+                when = loop.time() + delay
+                loop.call_at(when, lambda when=when: late.append(loop.time() - when))
+            loop.call_later(0.05, done.set_result, None)
+            await done
+            assert len(late) == len(delays)
+
+        stage.run(scenario())
+        assert all(-1e-9 <= each <= tick_s + rounding_s for each in late), late
+
+    schedules(run, 100)
 
 
 def test_posted_packets_come_back_whole():

@@ -20,7 +20,9 @@ class Refusing:
     """One operation on a proactor of its own; its calls are refused until the test says otherwise."""
 
     def __init__(self, status=Status.INSUFFICIENT_RESOURCES, *, inline=False):
-        self.kernel = FakeKernel(0, Chances(inline=1 if inline else 0, would_block=0, idle=0, late_success=0))
+        self.kernel = FakeKernel(
+            0, Chances(inline=1 if inline else 0, would_block=0, idle=0, late_success=0, coarse_wait=0)
+        )
         self.proactor = Proactor(kernel=self.kernel)
         self.kernel.watch(self.proactor)
         self.sock, self.peer = self.kernel.socketpair()
