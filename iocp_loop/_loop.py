@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import socket
-import ssl
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
@@ -26,6 +25,8 @@ from ._transports._watchers import Watchers
 from ._win32.kernel import Kernel
 
 if TYPE_CHECKING:
+    import ssl
+
     from _typeshed import HasFileno
 
 _Arguments = TypeVarTuple("_Arguments")
@@ -118,7 +119,7 @@ class IocpEventLoop(BareSockets):
         self,
         transport: asyncio.BaseTransport,
         protocol: asyncio.BaseProtocol,
-        sslcontext: ssl.SSLContext,
+        sslcontext: "ssl.SSLContext",
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
