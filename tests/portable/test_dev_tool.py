@@ -2,6 +2,7 @@
 
 import multiprocessing
 import struct
+import subprocess
 import sys
 import tarfile
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
 from devtool import (  # noqa: E402
+    apt,
     cache,
     commands,
     cpus,
@@ -461,3 +463,40 @@ def test_an_index_that_is_not_the_signed_one_is_not_used(monkeypatch):
     monkeypatch.setattr(debian, "verified", lambda *_: " 0123 ")
     with pytest.raises(report.Trouble, match="not the file that was signed"):
         debian.read_index("sid")
+
+
+# -- packages of the machine's own distribution ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("distribution", "is_root", "has_sudo", "advice"),
+    [("fedora", True, True, "install this and that"), ("debian", False, False, "let root run 'apt-get install a b'")],
+)
+def test_what_cannot_be_installed_says_who_can_do_it(monkeypatch, distribution, is_root, has_sudo, advice):
+    monkeypatch.setattr(apt, "distribution", lambda: distribution)
+    monkeypatch.setattr(apt, "is_root", lambda: is_root)
+    monkeypatch.setattr(apt, "sudo_works", lambda: has_sudo)
+    monkeypatch.setattr(apt.subprocess, "run", lambda *_, **__: pytest.fail("nothing may be run"))
+    with pytest.raises(report.Trouble, match=advice):
+        apt.install(("a", "b"), "something", "this and that")
+
+
+def test_packages_are_installed_by_whoever_may(monkeypatch, tmp_path):
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 100 if "b" in command else 0, "", "E: no such package")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(apt, "distribution", lambda: "ubuntu")
+    monkeypatch.setattr(apt, "is_root", lambda: False)
+    monkeypatch.setattr(apt, "sudo_works", lambda: True)
+    monkeypatch.setattr(apt.subprocess, "run", run)
+    apt.install(("a",), "something", "it")
+    assert [command[:4] for command in commands] == [
+        ["sudo", "-n", "apt-get", "update"],
+        ["sudo", "-n", "apt-get", "install"],
+    ]
+    with pytest.raises(report.Trouble, match="no such package"):
+        apt.install(("b",), "something", "it")

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 
 from . import cache, report
@@ -26,7 +27,7 @@ def install(packages: Iterable[str], what: str, instead: str) -> None:
     names = " ".join(packages)
     if distribution() not in DISTRIBUTIONS:
         raise report.Trouble(f"{what} cannot be found: install {instead}, and run this again.")
-    become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    become_root = [] if is_root() else ["sudo", "-n"]
     if become_root and not sudo_works():
         raise report.Trouble(f"{what} cannot be found, and this is not root: let root run 'apt-get install {names}'.")
     with report.step(f"installing {names}"), cache.locked("apt"):
@@ -42,6 +43,10 @@ def install(packages: Iterable[str], what: str, instead: str) -> None:
         )
 
 
+def is_root() -> bool:
+    return sys.platform != "win32" and os.geteuid() == 0
+
+
 def sudo_works() -> bool:
     """Whether sudo is there and needs no password."""
     if not shutil.which("sudo"):
@@ -50,7 +55,9 @@ def sudo_works() -> bool:
 
 
 def distribution() -> str:
-    """The distribution's ID, or that of the family it belongs to."""
+    """The distribution's ID, or that of the family it belongs to; "unknown" where there is none."""
+    if not sys.platform.startswith("linux"):
+        return "unknown"  # A Windows Python under Wine finds Linux's file.
     try:
         release = platform.freedesktop_os_release()
     except OSError:
