@@ -370,9 +370,9 @@ def waits_of_a_millisecond() -> Answer:
             proactor.poll(1)
             durations.append((time.perf_counter() - started) * 1000)
     durations.sort()
-    return Answer(
-        "about 1 ms" if durations[25] < 5 else "a tick", f"median {durations[25]:.2f}, p95 {durations[47]:.2f} ms"
-    )
+    # By the quicker ones: the others say, besides, what else the machine is doing.
+    answer = "about 1 ms" if durations[12] < 5 else "a tick"
+    return Answer(answer, f"median {durations[25]:.2f}, p95 {durations[47]:.2f} ms")
 
 
 WINES = ("Wine 8", "Wine 10")
