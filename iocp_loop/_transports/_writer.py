@@ -2,9 +2,10 @@
 
 Its states, and what leads from one to another, stand in `_writing`.
 
-A turn's first write goes out at once, so that an answer waits for nobody; the second and later ones are gathered, so
-that a program that writes in crumbs pays one kernel call per turn and not one per crumb. A connection that was seen to
-do so (head and body of an HTTP answer, say) has its first write gathered too, until a turn brings only one.
+A turn's first write goes out at once, so that an answer waits for nobody; the second and later ones are gathered,
+unless one is much by itself, so that a program that writes in crumbs pays one kernel call per turn and not one per
+crumb. A connection that was seen to do so (head and body of an HTTP answer, say) has its first write gathered too,
+until a turn brings only one.
 
 What is gathered was not refused by the kernel yet, and is no reason to pause the protocol, unless the program has set
 a mark of its own, which is obeyed. What has become much is sent before the turn ends, but no more than TURN_SIZE_MAX
@@ -139,12 +140,14 @@ class Writer:
                     return
             self._write_otherwise(data)
             return
+        size = len(data)
         turn = self._loop.turn
         if turn == self._last_turn and self._endpoint.is_socket:
-            self._gathers = True
-            self._gather(bytes(data))
-            return
-        size = len(data)
+            if size < CORKED_SIZE_MAX or self._has_spent():
+                self._gathers = True
+                self._gather(bytes(data))
+                return
+            self._spent += size  # Much by itself: it need not be gathered to be sent now.
         if size > SEND_MAX:
             self._write_much(bytes(data))
             return
@@ -298,8 +301,8 @@ class Writer:
         self._room = 0
         try:
             if len(queue.pieces) == 1:
-                # Alone in its turn: nothing is gained by letting the next one wait.
-                self._gathers = self._last_turn == self._loop.turn
+                # Alone in its turn, or much by itself: nothing is gained by letting the next one wait.
+                self._gathers = self._last_turn == self._loop.turn and size < CORKED_SIZE_MAX
                 self._send_piece(queue)
             elif size <= CORKED_SIZE_MAX:
                 self._send_joined(queue)
