@@ -126,7 +126,7 @@ def totals_of(found: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def guarded() -> bool:
     """Whether stomp mode is on, which does more for each operation on purpose."""
-    from iocp_loop._arena import stomp_wanted
+    from iocp_loop._core._arena import stomp_wanted
 
     return stomp_wanted()
 

@@ -105,7 +105,7 @@ class Steps:
                 pass
 
     def _pend_us(self) -> float:
-        from iocp_loop import _sockets
+        from iocp_loop._handles import _sockets
 
         proactor = self.loop.proactor
         endpoint = _sockets.register(proactor, self.empty_peer)

@@ -17,27 +17,27 @@ if sys.platform != "win32":
         "Python under Wine."
     )
 
-from ._iocp_proactor import IocpProactor as IocpProactor
-from ._loop import IocpEventLoop as IocpEventLoop
-from ._loop import new_event_loop as new_event_loop
-from ._loop import run as run
-from ._operation import IoType as IoType
-from ._operation import LifetimeError as LifetimeError
-from ._operation import OverlappedEx as OverlappedEx
-from ._port import CompletionPort as CompletionPort
-from ._port import Packet as Packet
-from ._proactor import Proactor as Proactor
-from ._sockets import accept_operation as accept_operation
-from ._sockets import error_of as error_of
-from ._sockets import finish_accept as finish_accept
-from ._sockets import receive_operation as receive_operation
-from ._sockets import send_operation as send_operation
-from ._sockets import set_accepting_socket as set_accepting_socket
-from ._sockets import set_send_vector as set_send_vector
+from ._core._operation import IoType as IoType
+from ._core._operation import LifetimeError as LifetimeError
+from ._core._operation import OverlappedEx as OverlappedEx
+from ._core._port import CompletionPort as CompletionPort
+from ._core._port import Packet as Packet
+from ._core._proactor import Proactor as Proactor
+from ._handles._sockets import accept_operation as accept_operation
+from ._handles._sockets import error_of as error_of
+from ._handles._sockets import finish_accept as finish_accept
+from ._handles._sockets import receive_operation as receive_operation
+from ._handles._sockets import send_operation as send_operation
+from ._handles._sockets import set_accepting_socket as set_accepting_socket
+from ._handles._sockets import set_send_vector as set_send_vector
+from ._loop._event_loop import IocpEventLoop as IocpEventLoop
+from ._loop._event_loop import new_event_loop as new_event_loop
+from ._loop._event_loop import run as run
+from ._loop._iocp_proactor import IocpProactor as IocpProactor
 
 if TYPE_CHECKING:
-    from ._policy import IocpEventLoopPolicy as IocpEventLoopPolicy
-    from ._policy import install as install
+    from ._loop._policy import IocpEventLoopPolicy as IocpEventLoopPolicy
+    from ._loop._policy import install as install
 
 __version__ = "0.1.0"
 
@@ -65,7 +65,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Lazily, because asyncio is losing its policies: importing this package must not need them.
     if name in ("IocpEventLoopPolicy", "install") and sys.version_info < (3, 16):
-        from . import _policy
+        from ._loop import _policy
 
         return getattr(_policy, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,7 @@ import wine_processes  # noqa: E402
 
 if sys.platform != "win32":
     # `import iocp_loop` raises ImportError here, on purpose: the package has nothing to offer off Windows. Its rooms
-    # are portable all the same, given a fake kernel. A bare package object lets `iocp_loop._proactor` be imported
+    # are portable all the same, given a fake kernel. A bare package object lets `iocp_loop._core._proactor` be imported
     # without running the `__init__` that refuses.
     package = types.ModuleType("iocp_loop")
     package.__path__ = [str(ROOT / "iocp_loop")]

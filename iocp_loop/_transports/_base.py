@@ -10,13 +10,13 @@ import contextvars
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from .. import _asyncio_private as private
-from .._endpoint import Endpoint
-from .._operation import OverlappedEx
+from .._asyncio import _private as private
+from .._core._endpoint import Endpoint
+from .._core._operation import OverlappedEx
 from ._repeatable import repeatable
 
 if TYPE_CHECKING:
-    from .._loop import IocpEventLoop
+    from .._loop._event_loop import IocpEventLoop
 
 
 class EndpointTransport(asyncio.Transport):

@@ -37,10 +37,10 @@ from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from .. import _asyncio_private as private
-from .. import _sockets
-from .._endpoint import Endpoint
-from .._operation import OverlappedEx
+from .._asyncio import _private as private
+from .._core._endpoint import Endpoint
+from .._core._operation import OverlappedEx
+from .._handles import _sockets
 from .._win32 import sockaddr
 from .._win32.constants import WsaError
 from .._win32.errors import is_shortage
@@ -49,7 +49,7 @@ from ._flow import FlowControl
 from ._repeatable import repeatable
 
 if TYPE_CHECKING:
-    from .._loop import IocpEventLoop
+    from .._loop._event_loop import IocpEventLoop
 
 # The largest UDP payload is 65,507 bytes over IPv4 and 65,527 over IPv6, so nothing is ever truncated.
 DATAGRAM_SIZE_MAX = 64 * 1024

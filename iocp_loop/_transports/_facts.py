@@ -7,7 +7,7 @@ asyncio.BaseTransport asks its dictionary, and a program that replaces BaseTrans
 import socket
 from typing import Any
 
-from .. import _asyncio_private as private
+from .._asyncio import _private as private
 from .._win32 import sockaddr
 
 

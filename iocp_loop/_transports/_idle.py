@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ._reader import Reader
 
 if TYPE_CHECKING:
-    from .._turn import TurningLoop
+    from .._loop._turn import TurningLoop
 
 # Between two rounds, in seconds. Resting costs three kernel calls for each silence that is longer than two rounds: a
 # cancel, the receive of no bytes, and the one that takes its place when something comes.

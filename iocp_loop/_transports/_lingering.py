@@ -23,10 +23,10 @@ writing learns only by the reset that nobody listens, so it is kept in the dark 
 
 from typing import TYPE_CHECKING, Any
 
-from .. import _sockets
-from .._endpoint import Endpoint
-from .._operation import OverlappedEx
-from .._sockets import winerror_of
+from .._core._endpoint import Endpoint
+from .._core._operation import OverlappedEx
+from .._handles import _sockets
+from .._handles._sockets import winerror_of
 from .._win32.constants import Error
 from .._win32.kernel import Kernel
 from ._base import ignore
@@ -34,7 +34,7 @@ from ._base import ignore
 if TYPE_CHECKING:
     import socket
 
-    from .._turn import TurningLoop
+    from .._loop._turn import TurningLoop
 
 SILENCE_S = 0.5
 LINGER_S = 2.0

@@ -16,16 +16,16 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .. import _asyncio_private as private
-from .. import _sockets
-from .._operation import OverlappedEx
+from .._asyncio import _private as private
+from .._core._operation import OverlappedEx
+from .._handles import _sockets
 from .._win32 import sockaddr
 from .._win32.constants import NTSTATUS_WIN32_FACILITY, Error, WsaError
 from ._base import ignore
 from ._repeatable import repeatable
 
 if TYPE_CHECKING:
-    from .._loop import IocpEventLoop
+    from .._loop._event_loop import IocpEventLoop
 
 # Accepts outstanding: few at first, doubled whenever one turn used them all up. libuv keeps 32, nginx 10; each costs
 # a socket made in advance.

@@ -3,8 +3,8 @@
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .._endpoint import Endpoint
-from .._sockets import Outcome
+from .._core._endpoint import Endpoint
+from .._handles._sockets import Outcome
 from ._reader import Reader
 from ._reading import STOPPED
 from ._repeatable import repeatable

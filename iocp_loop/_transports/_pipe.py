@@ -8,12 +8,12 @@ import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .. import _asyncio_private as private
-from .. import _pipes
-from .._endpoint import Endpoint
-from .._operation import OverlappedEx
-from .._sockets import error_of, winerror_of
-from .._threaded import Worker
+from .._asyncio import _private as private
+from .._core._endpoint import Endpoint
+from .._core._operation import OverlappedEx
+from .._handles import _pipes
+from .._handles._sockets import error_of, winerror_of
+from .._handles._threaded import Worker
 from .._win32.constants import Error
 from ._listener import pause_after
 from ._messages import MessageReader, MessageWriter
@@ -21,7 +21,7 @@ from ._repeatable import repeatable
 from ._stream import StreamTransport
 
 if TYPE_CHECKING:
-    from .._loop import IocpEventLoop
+    from .._loop._event_loop import IocpEventLoop
 
 # Instances waiting for a client. Between a client's arrival and the next instance there must always be another one,
 # or a client that comes then finds no pipe at all.

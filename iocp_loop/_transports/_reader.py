@@ -22,10 +22,10 @@ import ctypes
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .. import _sockets
-from .._endpoint import Endpoint
-from .._operation import OverlappedEx
-from .._sockets import Outcome, error_of, winerror_of
+from .._core._endpoint import Endpoint
+from .._core._operation import OverlappedEx
+from .._handles import _sockets
+from .._handles._sockets import Outcome, error_of, winerror_of
 from .._win32.constants import Error
 from .._win32.memory import address_of
 from ._base import ignore

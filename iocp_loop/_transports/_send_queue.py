@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import accumulate, islice
 from typing import Any
 
-from .._operation import GATHER_MAX, SEND_MAX
+from .._core._operation import GATHER_MAX, SEND_MAX
 from .._win32.constants import LENGTH_MAX
 
 

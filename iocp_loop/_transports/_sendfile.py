@@ -9,13 +9,13 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any
 
-from .. import _asyncio_private as private
-from .. import _sockets
-from .._endpoint import Endpoint
-from .._futures import OperationFuture
+from .._asyncio import _private as private
+from .._asyncio._futures import OperationFuture
+from .._core._endpoint import Endpoint
+from .._handles import _sockets
 
 if TYPE_CHECKING:
-    from .._loop import IocpEventLoop
+    from .._loop._event_loop import IocpEventLoop
 
 TRANSMITS_MAX = 2
 # Large enough that the calls do not count, small enough that a turn comes round soon; TransmitFile takes up to 2 GiB.

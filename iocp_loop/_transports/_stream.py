@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .. import _asyncio_private as private
-from .. import _sockets
-from .._endpoint import Endpoint
+from .._asyncio import _private as private
+from .._core._endpoint import Endpoint
+from .._handles import _sockets
 from ._base import EndpointTransport
 from ._facts import Facts
 from ._lingering import Lingering
@@ -24,7 +24,7 @@ from ._writer import Writer
 from ._writing import EOF
 
 if TYPE_CHECKING:
-    from .._loop import IocpEventLoop
+    from .._loop._event_loop import IocpEventLoop
 
 
 class StreamTransport(EndpointTransport):

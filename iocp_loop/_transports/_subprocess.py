@@ -6,7 +6,7 @@ keeps them open delays the end of the streams, and nothing else.
 
 from typing import Any
 
-from .. import _asyncio_private as private
+from .._asyncio import _private as private
 
 
 class SubprocessTransport(private.BaseSubprocessTransport):

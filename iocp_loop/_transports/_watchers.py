@@ -12,13 +12,13 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .. import _asyncio_private as private
-from .. import _readiness
-from .._readiness import Interest, Registration
+from .._asyncio import _private as private
+from .._handles import _readiness
+from .._handles._readiness import Interest, Registration
 from .._win32.constants import WsaError
 
 if TYPE_CHECKING:
-    from .._loop import IocpEventLoop
+    from .._loop._event_loop import IocpEventLoop
 
 
 class _Watcher:

@@ -27,10 +27,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .. import _asyncio_private as private
-from .._endpoint import Endpoint
-from .._operation import SEND_MAX, OverlappedEx
-from .._sockets import error_of
+from .._asyncio import _private as private
+from .._core._endpoint import Endpoint
+from .._core._operation import SEND_MAX, OverlappedEx
+from .._handles._sockets import error_of
 from .._win32.errors import is_shortage
 from ._base import ignore
 from ._flow import HIGH_WATER_DEFAULT, FlowControl

@@ -16,18 +16,7 @@ change its prototypes):
 import ctypes
 from typing import Any, NamedTuple
 
-from .types import (
-    BOOL,
-    DWORD,
-    HANDLE,
-    INT,
-    NTSTATUS,
-    POINTER_TO,
-    SIZE_T,
-    SOCKET,
-    ULONG,
-    ULONG_PTR,
-)
+from .types import BOOL, DWORD, HANDLE, INT, NTSTATUS, POINTER_TO, SIZE_T, SOCKET, ULONG, ULONG_PTR
 
 LPCWSTR = ctypes.c_wchar_p
 ORDINARY, BRIEF, HOT, WAITING = "ordinary", "brief", "hot", "waiting"

@@ -15,7 +15,7 @@ from collections import Counter
 from typing import Any
 
 import iocp_loop
-from iocp_loop._other_turns import OtherTurns
+from iocp_loop._loop._other_turns import OtherTurns
 from iocp_loop._transports._pipe import PipeServer
 
 StdlibLoop = windows_events.ProactorEventLoop

@@ -56,7 +56,7 @@ def test_http_and_websockets_are_served_and_ctrl_c_ends_it(server, run):
     port, process = server
     loop_name, echoed, heard = run(use(port))
     rest, _ = process.communicate(timeout=60)
-    assert loop_name == "iocp_loop._loop.IocpEventLoop"
+    assert loop_name == "iocp_loop._loop._event_loop.IocpEventLoop"
     assert echoed
     assert heard == [f"MESSAGE {number}" for number in range(100)]
     log = rest.decode()

@@ -8,8 +8,8 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from iocp_loop._arena import OperationT, retire
-from iocp_loop._operation import IoType, OverlappedEx
+from iocp_loop._core._arena import OperationT, retire
+from iocp_loop._core._operation import IoType, OverlappedEx
 from iocp_loop._win32.memory import address_of, new_bytes
 
 _PATTERN = 0xDD

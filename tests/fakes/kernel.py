@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from iocp_loop._operation import SETTLED
+from iocp_loop._core._operation import SETTLED
 from iocp_loop._win32.constants import Error, Status
 from iocp_loop._win32.errors import is_failure, winerror_from_status
 from iocp_loop._win32.types import OVERLAPPED, WSABUF

@@ -5,8 +5,8 @@ import contextlib
 import weakref
 from typing import Any
 
-from iocp_loop import _pipes, _sockets
-from iocp_loop._loop import IocpEventLoop
+from iocp_loop._handles import _pipes, _sockets
+from iocp_loop._loop._event_loop import IocpEventLoop
 from iocp_loop._transports._base import EndpointTransport
 from iocp_loop._transports._datagram import DatagramTransport
 from iocp_loop._transports._stream import StreamTransport

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from iocp_loop import _operation
-from iocp_loop._port import CompletionPort
-from iocp_loop._proactor import Proactor
+from iocp_loop._core import _operation
+from iocp_loop._core._port import CompletionPort
+from iocp_loop._core._proactor import Proactor
 
 from .receiving import Receiver
 from .watched import WatchedKernel, WatchedLoop

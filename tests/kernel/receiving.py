@@ -2,7 +2,7 @@
 
 import socket
 
-from iocp_loop import _sockets
+from iocp_loop._handles import _sockets
 
 from .watched import wait_until
 

@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
-from iocp_loop import CompletionPort, _sockets
-from iocp_loop import _asyncio_private as private
-from iocp_loop._operation import IoType
+from iocp_loop import CompletionPort
+from iocp_loop._asyncio import _private as private
+from iocp_loop._core._operation import IoType
+from iocp_loop._handles import _sockets
 from iocp_loop._transports._listener import ACCEPTS_MAX, ACCEPTS_MIN, ERRORS_AT_ONCE_MAX
 from iocp_loop._transports._stream import StreamTransport
 from iocp_loop._win32.constants import WsaError

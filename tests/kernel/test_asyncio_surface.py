@@ -12,7 +12,7 @@ import unittest
 import pytest
 
 import iocp_loop
-from iocp_loop import _asyncio_private as private
+from iocp_loop._asyncio import _private as private
 
 from .peers import LOCALHOST, Recorder
 from .watched import PATIENCE_S, WatchedLoop, here, running, turns, until

@@ -10,8 +10,8 @@ import sys
 import pytest
 from fakes import profiles
 
-from iocp_loop import _cli, _doctor
-from iocp_loop._experiments import EXPERIMENTS, WINES, Answer, Experiment
+from iocp_loop._cli import _commands, _doctor
+from iocp_loop._cli._experiments import EXPERIMENTS, WINES, Answer, Experiment
 
 from .platforms import UNDER_WINE
 
@@ -85,7 +85,7 @@ def test_what_is_known_of_a_system_is_known_by_its_name():
 def printed_of(monkeypatch, capsys, *experiments):
     monkeypatch.setattr(_doctor, "FEATURES", ())
     monkeypatch.setattr(_doctor, "EXPERIMENTS", experiments)
-    status = _cli.main(["doctor", "--check"])
+    status = _commands.main(["doctor", "--check"])
     return status, capsys.readouterr().out
 
 
@@ -114,12 +114,12 @@ def test_an_experiment_that_cannot_be_made_is_an_answer(exc):
 
 def test_a_report_that_cannot_be_written_is_told(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(_doctor, "FEATURES", ())
-    assert _cli.main(["doctor", "--report", str(tmp_path / "no such folder" / "report")]) == 1
+    assert _commands.main(["doctor", "--report", str(tmp_path / "no such folder" / "report")]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 
 def test_without_a_check_no_experiment_is_made(monkeypatch, capsys):
     monkeypatch.setattr(_doctor, "FEATURES", ())
     monkeypatch.setattr(_doctor, "EXPERIMENTS", (Experiment("x", lambda: pytest.fail("made"), ""),))
-    assert _cli.main(["doctor"]) == 0
+    assert _commands.main(["doctor"]) == 0
     assert "only a run can decide" not in capsys.readouterr().out

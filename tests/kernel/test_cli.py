@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import iocp_loop
-from iocp_loop import _cli, _demo, _doctor
+from iocp_loop._cli import _commands, _demo, _doctor
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300  # A child takes seconds; a busy machine has its own idea of them.
@@ -104,7 +104,7 @@ def test_doctor_says_that_the_loop_cannot_work_without_what_it_needs(monkeypatch
     broken = _doctor.Feature("luck", lambda: _doctor.Finding(False, "none"), "all", "no luck", needed=True)
     spare = _doctor.Feature("charm", lambda: _doctor.Finding(False, "none"), "", "no charm")
     monkeypatch.setattr(_doctor, "FEATURES", (spare, broken))
-    assert _cli.main(["doctor"]) == 1
+    assert _commands.main(["doctor"]) == 1
     output = capsys.readouterr().out
     assert "without it: no charm" in output
     assert output.rstrip().endswith("the loop cannot work here: luck")
@@ -117,7 +117,7 @@ def test_version_is_the_version():
 @pytest.mark.parametrize("arguments", [[], ["sing"], ["demo", "--clients", "0"], ["demo", "--size", "15"]])
 def test_a_wrong_command_line_is_explained(arguments, capsys):
     with pytest.raises(SystemExit) as exit_info:
-        _cli.main(arguments)
+        _commands.main(arguments)
     assert exit_info.value.code == 2
     assert "usage: python -m iocp_loop" in capsys.readouterr().err
 
@@ -127,7 +127,7 @@ def test_ctrl_c_is_status_130(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(_demo, "run_demo", interrupted)
-    assert _cli.main(["demo"]) == 130
+    assert _commands.main(["demo"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import iocp_loop
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
 
 from .peers import LOCALHOST, Echo, Recorder, client
 from .watched import WatchedKernel, orphans_expected, pending, running, turns

@@ -13,7 +13,7 @@ import weakref
 import pytest
 
 import iocp_loop
-from iocp_loop._arena import stomp_wanted
+from iocp_loop._core._arena import stomp_wanted
 
 from .test_handles import Event
 from .watched import running

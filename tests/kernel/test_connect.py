@@ -11,7 +11,7 @@ import tempfile
 import pytest
 
 from iocp_loop import IocpEventLoop
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
 from iocp_loop._win32.constants import Error, Ioctl, Status, WsaError
 
 from .peers import LOCALHOST, Echo, Recorder, serving

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from iocp_loop._operation import SEND_MAX
+from iocp_loop._core._operation import SEND_MAX
 from iocp_loop._transports._reader import HELD
 
 from .peers import LOCALHOST, Buffered, Echo, Recorder, client, receive_exactly, serving

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
 from iocp_loop._transports import _datagram
 from iocp_loop._transports._datagram import BURST_MAX, HEADER_SIZE, DatagramTransport
 from iocp_loop._win32.constants import Status, WsaError

@@ -13,7 +13,7 @@ import warnings
 import pytest
 
 import iocp_loop
-from iocp_loop import _operation
+from iocp_loop._core import _operation
 
 from .test_handles import Event
 
@@ -120,7 +120,7 @@ def test_a_loop_that_is_dropped_is_closed_by_the_collector(state, loop_last, sai
 
 
 def test_a_proactor_that_is_dropped_is_closed_by_the_collector(said):
-    from iocp_loop._proactor import Proactor
+    from iocp_loop._core._proactor import Proactor
 
     from .receiving import Receiver
 

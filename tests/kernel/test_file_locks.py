@@ -11,8 +11,9 @@ import threading
 
 import pytest
 
-from iocp_loop import _blocking, _questions
-from iocp_loop._blocking import PAUSE_BUSY_S, PAUSE_FIRST_S, PAUSE_IDLE_S, PlainHandle
+from iocp_loop._handles import _blocking
+from iocp_loop._handles._blocking import PAUSE_BUSY_S, PAUSE_FIRST_S, PAUSE_IDLE_S, PlainHandle
+from iocp_loop._loop import _questions
 from iocp_loop._win32.constants import Error
 
 from .peers import Recorder

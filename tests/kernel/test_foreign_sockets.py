@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import iocp_loop
-from iocp_loop import CompletionPort, _foreign
-from iocp_loop._operation import IoType
+from iocp_loop import CompletionPort
+from iocp_loop._core._operation import IoType
+from iocp_loop._handles import _shared_sockets
 from iocp_loop._win32.constants import WsaError
 
 from .peers import LOCALHOST, Buffered, Echo, Recorder, client, pattern, receive_all, receive_exactly, reset
@@ -55,7 +56,7 @@ async def stream(other, factory=Recorder):
     sock, peer = pair(other)
     with peer:
         transport, protocol = await here().create_connection(factory, sock=sock)
-        assert transport.endpoint.verbs is _foreign
+        assert transport.endpoint.verbs is _shared_sockets
         try:
             yield transport, protocol, peer
         finally:

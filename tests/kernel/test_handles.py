@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from iocp_loop import _waits
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
+from iocp_loop._handles import _waits
 from iocp_loop._win32.constants import Error
 
 from .watched import PATIENCE_S, here, pending, running, turns, until, wait_until

@@ -18,7 +18,7 @@ import time
 import pytest
 
 import iocp_loop
-from iocp_loop import _operation
+from iocp_loop._core import _operation
 
 from .test_handles import Event
 from .test_tls import client_context, server_context

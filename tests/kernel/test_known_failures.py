@@ -24,7 +24,7 @@ import warnings
 
 import pytest
 
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
 from iocp_loop._win32.constants import Error
 
 from .peers import LOCALHOST, Echo, Recorder, client, connected, receive_exactly, reset, serving

@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from iocp_loop._arena import stomp_wanted
+from iocp_loop._core._arena import stomp_wanted
 from iocp_loop._transports import _listener
 
 from .peers import Echo, Recorder, client, receive_exactly, reset, serving

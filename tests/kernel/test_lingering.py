@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
 from iocp_loop._transports._lingering import LINGER_S, SILENCE_S
 
 from .peers import Recorder, client, connected, pattern, receive_all, reset, serving

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from iocp_loop import IoType, LifetimeError, _sockets
-from iocp_loop._arena import HeapArena
-from iocp_loop._operation import RELEASED, PlainOperation
-from iocp_loop._proactor import Proactor
+from iocp_loop import IoType, LifetimeError
+from iocp_loop._core._arena import HeapArena
+from iocp_loop._core._operation import RELEASED, PlainOperation
+from iocp_loop._core._proactor import Proactor
+from iocp_loop._handles import _sockets
 from iocp_loop._win32.constants import Error, NotificationMode, Status
 
 from .receiving import Receiver, deliver, deliver_until

@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
-from iocp_loop import IoType, _sockets
-from iocp_loop._operation import CANCELLING, IDLE, PENDING, SETTLED
-from iocp_loop._proactor import INLINE_TURNS_MAX
+from iocp_loop import IoType
+from iocp_loop._core._operation import CANCELLING, IDLE, PENDING, SETTLED
+from iocp_loop._core._proactor import INLINE_TURNS_MAX
+from iocp_loop._handles import _sockets
 from iocp_loop._win32.constants import Error, Status, WsaError
 
 from .peers import reset

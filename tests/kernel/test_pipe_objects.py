@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from iocp_loop import _pipes
+from iocp_loop._handles import _pipes
 
 from .peers import Recorder
 from .watched import here, until

@@ -10,8 +10,8 @@ from asyncio.windows_utils import PipeHandle, pipe
 
 import pytest
 
-from iocp_loop import _pipes
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
+from iocp_loop._handles import _pipes
 from iocp_loop._transports._pipe import INSTANCES_WAITING
 from iocp_loop._win32.constants import Error, FileFlag, PipeMode
 
@@ -350,11 +350,11 @@ async def test_a_protocol_factory_that_raises_loses_its_client_only():
 
 
 async def test_an_instance_that_cannot_be_made_is_reported_and_tried_again_later(monkeypatch):
-    from iocp_loop import _asyncio_private
+    from iocp_loop._asyncio import _private
 
     from .watched import failed
 
-    monkeypatch.setattr(_asyncio_private, "ACCEPT_RETRY_DELAY_S", 0.02)
+    monkeypatch.setattr(_private, "ACCEPT_RETRY_DELAY_S", 0.02)
     async with serving_pipe(EchoPeer) as (_, name, _):
         refusals = 1
 

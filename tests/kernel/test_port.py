@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from iocp_loop import CompletionPort, _port
-from iocp_loop._port import PACKETS_MAX, timeout_to_ms
+from iocp_loop import CompletionPort
+from iocp_loop._core import _port
+from iocp_loop._core._port import PACKETS_MAX, timeout_to_ms
 from iocp_loop._win32.constants import INFINITE, Error
 
 from .platforms import BITS

@@ -9,9 +9,9 @@ import time
 import pytest
 
 import iocp_loop
-from iocp_loop import _readiness
-from iocp_loop._operation import IoType
-from iocp_loop._readiness import GROUP_MAX, Interest
+from iocp_loop._core._operation import IoType
+from iocp_loop._handles import _readiness
+from iocp_loop._handles._readiness import GROUP_MAX, Interest
 from iocp_loop._win32.constants import Ioctl, Status, WsaError
 
 from .peers import LOCALHOST, Recorder, connected, receive_exactly, reset

@@ -11,7 +11,7 @@ import socket
 
 import pytest
 
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
 from iocp_loop._transports import _sendfile
 
 from .peers import LOCALHOST, Recorder, connected, pattern, receive_all, receive_exactly, reset, serving

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from iocp_loop._operation import SEND_MAX
+from iocp_loop._core._operation import SEND_MAX
 from iocp_loop._win32.constants import Error, WsaError
 
 from .peers import LOCALHOST, Recorder, connected, pattern, receive_exactly

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
 
 from .peers import LOCALHOST, client, pattern, receive_exactly, reset
 from .watched import here, pending, turns, until, wait_until

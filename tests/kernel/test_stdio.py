@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from iocp_loop import _blocking, _operation, _pipes, _threaded
-from iocp_loop._arena import HeapArena
+from iocp_loop._core import _operation
+from iocp_loop._core._arena import HeapArena
+from iocp_loop._core._operation import IoType
+from iocp_loop._core._proactor import Proactor
 from iocp_loop._debug.stomp import StompArena
-from iocp_loop._operation import IoType
-from iocp_loop._proactor import Proactor
+from iocp_loop._handles import _blocking, _pipes, _threaded
 from iocp_loop._transports._reader import HELD
 from iocp_loop._win32.constants import Error, FileType, WaitResult
 from iocp_loop._win32.types import DWORD

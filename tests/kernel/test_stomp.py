@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from iocp_loop import IoType, LifetimeError, _arena, _operation
+from iocp_loop import IoType, LifetimeError
+from iocp_loop._core import _arena, _operation
+from iocp_loop._core._operation import PlainOperation, ReadOperation
 from iocp_loop._debug import stomp
 from iocp_loop._debug.stomp import PAGE_SIZE, StompArena
-from iocp_loop._operation import PlainOperation, ReadOperation
 from iocp_loop._win32 import prototypes
 from iocp_loop._win32.constants import Memory, Status
 
@@ -52,7 +53,7 @@ kernel32.SetUnhandledExceptionFilter(ctypes.cast(kernel32.ExitProcess, ctypes.c_
 PREPARE = """
 import ctypes, socket
 from iocp_loop import _sockets
-from iocp_loop._proactor import Proactor
+from iocp_loop._core._proactor import Proactor
 proactor = Proactor()
 sock, peer = socket.socketpair()
 sock.setblocking(False)

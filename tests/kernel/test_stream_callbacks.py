@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
 from iocp_loop._transports._reader import HELD
 
 from .peers import LOCALHOST, Buffered, Recorder, client, connected, receive_exactly, reset, serving

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from iocp_loop._operation import State
+from iocp_loop._core._operation import State
 from iocp_loop._transports._buffered import DIRECT_ROUNDS_MAX
 from iocp_loop._transports._reader import DIRECT_CLASS, HELD, RECEIVE_SIZES, SHRINK_AFTER
 

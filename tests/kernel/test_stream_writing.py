@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from iocp_loop._operation import GATHER_MAX
+from iocp_loop._core._operation import GATHER_MAX
 from iocp_loop._transports._flow import HIGH_WATER_DEFAULT
 from iocp_loop._transports._writer import JOIN_MAX
 from iocp_loop._transports._writing import Phase

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from iocp_loop._scheduling import BACKLOG_MAX
+from iocp_loop._loop._scheduling import BACKLOG_MAX
 
 from .peers import Echo, client, receive_exactly, serving
 from .watched import here, running, until, wait_until

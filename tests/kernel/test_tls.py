@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from iocp_loop._operation import IoType
+from iocp_loop._core._operation import IoType
 from iocp_loop._transports._reader import HELD
 
 from .peers import LOCALHOST, Echo, Recorder, pattern, receive_exactly, reset, serving

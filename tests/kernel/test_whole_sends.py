@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from iocp_loop._operation import SEND_MAX
+from iocp_loop._core._operation import SEND_MAX
 from iocp_loop._transports._writer import CORKED_SIZE_MAX
 
 from .peers import LOCALHOST, Recorder, pattern, receive_exactly

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import iocp_loop
-from iocp_loop import _operation
-from iocp_loop._operation import IoType
+from iocp_loop._core import _operation
+from iocp_loop._core._operation import IoType
 from iocp_loop._win32 import prototypes
 from iocp_loop._win32.constants import Error, Status
 from iocp_loop._win32.kernel import Win32Kernel

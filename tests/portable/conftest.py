@@ -7,7 +7,8 @@ import pytest
 from fakes.kernel import FakeKernel
 from fakes.profiles import PROFILES
 
-from iocp_loop import _operation, _pipes
+from iocp_loop._core import _operation
+from iocp_loop._handles import _pipes
 
 
 @pytest.fixture

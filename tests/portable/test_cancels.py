@@ -9,10 +9,10 @@ from fakes.profiles import PROFILES
 from fakes.recorders import StreamStage, wait_until_connected
 from fakes.stage import BaseStage, Interrupted
 
-from iocp_loop import _sockets
-from iocp_loop._cancels import CANCELS_MAX
-from iocp_loop._operation import IoType, ThreadOperation
-from iocp_loop._proactor import Proactor
+from iocp_loop._core._cancels import CANCELS_MAX
+from iocp_loop._core._operation import IoType, ThreadOperation
+from iocp_loop._core._proactor import Proactor
+from iocp_loop._handles import _sockets
 from iocp_loop._transports._base import ignore
 from iocp_loop._win32.constants import Status
 

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from iocp_loop import _pipes, _sockets
-from iocp_loop._endpoint import Endpoint
-from iocp_loop._operation import FileReadOperation, IoType, ReadOperation
+from iocp_loop._core._endpoint import Endpoint
+from iocp_loop._core._operation import FileReadOperation, IoType, ReadOperation
+from iocp_loop._handles import _pipes, _sockets
 from iocp_loop._win32.memory import address_of
 
 

@@ -8,8 +8,7 @@ from fakes.arena import PatternArena
 from fakes.kernel import Chances, FakeKernel
 from fakes.rules import Interrupted
 
-from iocp_loop import _sockets
-from iocp_loop._operation import (
+from iocp_loop._core._operation import (
     CANCELLING,
     IDLE,
     PENDING,
@@ -19,7 +18,8 @@ from iocp_loop._operation import (
     ReadOperation,
     ThreadOperation,
 )
-from iocp_loop._proactor import Proactor
+from iocp_loop._core._proactor import Proactor
+from iocp_loop._handles import _sockets
 from iocp_loop._win32.constants import Error, Status, WsaError
 from iocp_loop._win32.prototypes import argument
 from iocp_loop._win32.types import POINTER_TO

@@ -17,9 +17,10 @@ from fakes.pipes import FakePipeEnd
 from fakes.rules import Interrupted
 from fakes.stage import BaseStage
 
-from iocp_loop import _asyncio_private as private
-from iocp_loop import _futures, _pipes, _sockets
-from iocp_loop._operation import ORPHANS, SETTLED
+from iocp_loop._asyncio import _futures
+from iocp_loop._asyncio import _private as private
+from iocp_loop._core._operation import ORPHANS, SETTLED
+from iocp_loop._handles import _pipes, _sockets
 from iocp_loop._win32.constants import Error, Status, WsaError
 
 NAME = r"\\.\pipe\fake"

@@ -12,8 +12,8 @@ from fakes.kernel import Chances, socket_module
 from fakes.servers import Client, ServerStage
 from fakes.stage import Interrupted
 
-from iocp_loop import _asyncio_private as private
-from iocp_loop import _sockets
+from iocp_loop._asyncio import _private as private
+from iocp_loop._handles import _sockets
 from iocp_loop._transports import _listener
 
 

@@ -1,6 +1,6 @@
 """Who owns an operation's memory: every state, every step between them, and every step that must be refused.
 
-The states and their meaning are in the header of iocp_loop/_operation.py.
+The states and their meaning are in the header of iocp_loop/_core/_operation.py.
 """
 
 import ctypes
@@ -12,10 +12,10 @@ import pytest
 from fakes.arena import PatternArena
 from fakes.kernel import Chances, FakeKernel
 
-from iocp_loop import _arena, _operation, _sockets
-from iocp_loop._arena import HeapArena
-from iocp_loop._endpoint import Endpoint, Key
-from iocp_loop._operation import (
+from iocp_loop._core import _arena, _operation
+from iocp_loop._core._arena import HeapArena
+from iocp_loop._core._endpoint import Endpoint, Key
+from iocp_loop._core._operation import (
     CANCELLING,
     IDLE,
     KERNEL_OWNED,
@@ -28,7 +28,8 @@ from iocp_loop._operation import (
     OverlappedEx,
     State,
 )
-from iocp_loop._proactor import Proactor
+from iocp_loop._core._proactor import Proactor
+from iocp_loop._handles import _sockets
 from iocp_loop._win32.constants import Error
 
 ARENAS = [HeapArena, PatternArena]

@@ -10,8 +10,8 @@ import pytest
 from fakes.kernel import Chances, FakeKernel
 from fakes.pipes import FakePipeEnd
 
-from iocp_loop import _pipes
-from iocp_loop._proactor import Proactor
+from iocp_loop._core._proactor import Proactor
+from iocp_loop._handles import _pipes
 from iocp_loop._win32.constants import INVALID_HANDLE_VALUE, Error, FileMode, Status
 from iocp_loop._win32.types import DWORD
 

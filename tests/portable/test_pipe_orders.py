@@ -14,7 +14,7 @@ from fakes.recorders import Recorder, StreamStage, pairs, wait_until_connected
 from fakes.servers import Client, ServerStage
 from fakes.stage import Interrupted
 
-from iocp_loop import _asyncio_private as private
+from iocp_loop._asyncio import _private as private
 from iocp_loop._transports import _pipe, _reader
 
 NAME = r"\\.\pipe\fake"

@@ -6,8 +6,8 @@ import pytest
 from fakes.kernel import Chances, FakeKernel
 from fakes.rules import Interrupted
 
-from iocp_loop import _port
-from iocp_loop._port import CompletionPort, Packet
+from iocp_loop._core import _port
+from iocp_loop._core._port import CompletionPort, Packet
 from iocp_loop._win32.constants import Error
 
 WAIT_MAX_S = 20  # of a test that fails

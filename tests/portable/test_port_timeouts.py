@@ -10,7 +10,7 @@ from fakes.stage import BaseStage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iocp_loop._port import PACKETS_MAX, CompletionPort, Packet, timeout_to_ms
+from iocp_loop._core._port import PACKETS_MAX, CompletionPort, Packet, timeout_to_ms
 from iocp_loop._win32.constants import INFINITE, TIMEOUT_MAX_MS
 
 KEY = ctypes.c_size_t(-2).value  # The largest that a program may use; the one above it is the port's own.

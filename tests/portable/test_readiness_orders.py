@@ -13,7 +13,7 @@ from fakes.kernel import Chances
 from fakes.recorders import StreamStage, finish_in_order
 from fakes.stage import BaseStage, Interrupted
 
-from iocp_loop import _readiness, _sockets
+from iocp_loop._handles import _readiness, _sockets
 from iocp_loop._transports import _reader, _writer
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from iocp_loop._operation import GATHER_MAX, SEND_MAX
+from iocp_loop._core._operation import GATHER_MAX, SEND_MAX
 from iocp_loop._transports._send_queue import MessageQueue, SendQueue
 
 

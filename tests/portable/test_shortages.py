@@ -6,10 +6,11 @@ import pytest
 from fakes.kernel import Chances, FakeKernel
 from fakes.stage import BaseStage, Interrupted
 
-from iocp_loop import _shortages, _sockets
-from iocp_loop._operation import SEND_MAX, IoType
-from iocp_loop._proactor import Proactor
-from iocp_loop._shortages import PAUSE_MAX_S, REFUSALS_MAX
+from iocp_loop._core import _shortages
+from iocp_loop._core._operation import SEND_MAX, IoType
+from iocp_loop._core._proactor import Proactor
+from iocp_loop._core._shortages import PAUSE_MAX_S, REFUSALS_MAX
+from iocp_loop._handles import _sockets
 from iocp_loop._win32.constants import LENGTH_MAX, Error, Status, WsaError
 from iocp_loop._win32.errors import SHORTAGES, status_from_winerror, winerror_from_status
 

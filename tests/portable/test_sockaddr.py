@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iocp_loop import _sockets
+from iocp_loop._handles import _sockets
 from iocp_loop._win32.sockaddr import SOCKADDR_MAX, decode, encode, resolve
 
 PORTS = st.integers(0, 0xFFFF)

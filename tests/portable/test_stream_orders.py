@@ -16,7 +16,7 @@ from fakes.recorders import StreamStage as Stage
 from fakes.recorders import finish_in_order, pairs, wait_until_connected
 from fakes.stage import Interrupted
 
-from iocp_loop._operation import GATHER_MAX, SEND_MAX
+from iocp_loop._core._operation import GATHER_MAX, SEND_MAX
 from iocp_loop._transports import _reader, _writer
 from iocp_loop._transports._send_queue import SendQueue
 

@@ -13,8 +13,8 @@ from fakes.kernel import Chances
 from fakes.network import FakeSocket
 from fakes.recorders import Recorder, StreamStage, wait_until_connected
 
-from iocp_loop import _asyncio_private as private
-from iocp_loop._operation import IoType
+from iocp_loop._asyncio import _private as private
+from iocp_loop._core._operation import IoType
 from iocp_loop._transports import _idle, _reader, _writer
 from iocp_loop._transports._buffered import DIRECT_ROUNDS_MAX
 from iocp_loop._transports._joining import JoinBuffer

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from iocp_loop import _operation
+from iocp_loop._core import _operation
 from iocp_loop._win32 import types
 from iocp_loop._win32.sockaddr import SOCKADDR_MAX
 from iocp_loop._win32.types import OVERLAPPED, OVERLAPPED_ENTRY, OVERLAPPED_ENTRY_LAYOUT

@@ -7,7 +7,7 @@ from fakes.kernel import Chances, FakeKernel
 from fakes.pipes import FakePipeEnd
 from fakes.stage import BaseStage
 
-from iocp_loop import _readiness
+from iocp_loop._handles import _readiness
 from iocp_loop._win32.constants import Status, WsaError
 
 

@@ -21,9 +21,9 @@ LEVELS_HELD = range(1, 5)
 SEEDS = "40"
 
 EXCUSED = {
-    "_blocking": "calls that block, of handles not opened for overlapped I/O: threads of its own, a console",
-    "_threaded": "a thread for each such handle, which the fake kernel cannot wait for",
-    "_waits": "threads that wait for processes and events, which the fake kernel does not have",
+    "_handles/_blocking": "calls that block, of handles not opened for overlapped I/O: threads of its own, a console",
+    "_handles/_threaded": "a thread for each such handle, which the fake kernel cannot wait for",
+    "_handles/_waits": "threads that wait for processes and events, which the fake kernel does not have",
     "_transports/_subprocess": "child processes",
 }
 
@@ -53,8 +53,8 @@ def print_table(files: dict[str, Any]) -> bool:
     levels = levels_of_rooms()
     failed = []
     print("level  room                        percent  not run")
-    for name, facts in sorted(files.items(), key=lambda item: (levels.get(top(item[0]), 9), item[0])):
-        room, level = room_of(name), levels.get(top(name))
+    for name, facts in sorted(files.items(), key=lambda item: (level_of(item[0], levels) or 0, item[0])):
+        room, level = room_of(name), level_of(name, levels)
         percent = facts["summary"]["percent_covered"]
         is_low = level in LEVELS_HELD and percent < LEAST
         if is_low and room not in EXCUSED:
@@ -71,9 +71,10 @@ def room_of(name: str) -> str:
     return Path(name).relative_to(PACKAGE).with_suffix("").as_posix()
 
 
-def top(name: str) -> str:
-    """The room that has the level: of _transports/_pipe, _transports."""
-    return room_of(name).partition("/")[0]
+def level_of(name: str, levels: dict[str, int]) -> int | None:
+    """A room's own level where it has one, else its folder's."""
+    room = room_of(name).replace("/", ".")
+    return levels.get(room, levels.get(room.partition(".")[0]))
 
 
 def levels_of_rooms() -> dict[str, int]:

@@ -33,7 +33,7 @@ LEFT_OUT = [
 
 # What a fault makes of a line, by room, where it changes nothing that anybody could see; and why.
 EQUIVALENT: dict[str, dict[str, str]] = {
-    "_cancels.py": {
+    "_core/_cancels.py": {
         "CANCELS_MAX = 99": "a number of attempts, far from those that were ever needed",
         "CANCELS_MAX = 101": "a number of attempts, far from those that were ever needed",
         "operation.endpoint.receives_cancelled += 2": "who looks at it asks whether it is what it was, and no more",

@@ -1,0 +1,1 @@
+"""What is asyncio's below the transports: its private names, and futures for operations."""

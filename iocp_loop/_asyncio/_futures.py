@@ -1,0 +1,300 @@
+"""One future per operation: for the verbs that hand out futures, and for nothing on the hot path.
+
+Cancelling such a future asks the kernel, and the future is cancelled when the packet has answered: by then nobody
+writes into the caller's buffer any more. If the packet brings data all the same, they are kept with the endpoint, and
+the next receive on the same socket begins with them: nothing is lost by a time-out.
+"""
+
+import asyncio
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from .._core._cancels import RECEIVES
+from .._core._endpoint import Endpoint
+from .._core._operation import PENDING, IoType, OverlappedEx
+from .._core._proactor import Proactor
+from .._core._shortages import status_of_closed
+from .._handles import _pipes, _sockets
+from .._win32.constants import Error, Status
+from .._win32.memory import address_of
+
+# Reads the result of an operation that succeeded: (operation, byte count) -> value.
+Convert = Callable[[OverlappedEx, int], Any]
+
+
+class OperationFuture(asyncio.Future[Any]):
+    """The future of one operation: settled by its packet, whatever was asked meanwhile."""
+
+    def __init__(self, core: Proactor, operation: OverlappedEx, convert: Convert, loop: Any) -> None:
+        super().__init__(loop=loop)
+        self._core = core
+        self._operation = operation
+        self._convert = convert
+        self._cancel_message: Any = None
+        self._cancel_requested = False
+        self._outcome: tuple[Any, BaseException | None] | None = None
+        self._cancels_before = operation.endpoint.receives_cancelled
+        operation.deliver = self._deliver
+
+    @property
+    def _ov(self) -> OverlappedEx:
+        # asyncio.ProactorEventLoop.run_forever looks at `_ov.pending` of its self-pipe's future.
+        return self._operation
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Ask for the operation's end; the future is cancelled when the kernel has let go of the memory."""
+        if self.done():
+            return False
+        # Also when it is settled and only waits to be delivered: were it finished now, its bytes would come after those
+        # of the receive that follows.
+        self._cancel_requested, self._cancel_message = True, msg
+        self._core.cancel(self._operation)
+        return True
+
+    def awaits(self, operation: OverlappedEx) -> bool:
+        """Whether an interrupt has left the result untold, so that it must be delivered again."""
+        return not self.done() and operation is self._operation and not self._core.holds(operation)
+
+    def begin(self) -> None:
+        """Submit the operation."""
+        self._core.submit(self._operation)
+
+    def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        if status and self._was_begun_again(operation, status):
+            return
+        is_bystander = status == Status.CANCELLED and self._outcome is None and self._was_a_bystander(operation)
+        if is_bystander and not self._read_leftover(operation):
+            self._cancels_before = operation.endpoint.receives_cancelled
+            self._core.submit(operation)
+        else:
+            self._finish(operation, status, byte_count)
+
+    def _was_begun_again(self, operation: OverlappedEx, status: int) -> bool:
+        is_wanted = self._outcome is None and not (self._cancel_requested or self.done())
+        return is_wanted and self._core.shortages.begin_again(operation, status, self._is_open)
+
+    def _finish(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        # Kept until it is told: after an interrupt it is delivered again, and must not be read twice.
+        if self._outcome is None:
+            self._outcome = self._read(operation, status, byte_count)
+        result, error = self._outcome
+        unwanted = self._cancel_requested or self.done()
+        if unwanted and error is None:
+            self._outcome = None, self._keep_unwanted(operation, result, byte_count)
+        if not self.done():
+            if unwanted:
+                super().cancel(self._cancel_message)
+            elif error is not None:
+                self.set_exception(error)
+            else:
+                self.set_result(result)
+        operation.deliver = undelivered  # Breaks the cycle with this future.
+        self._outcome = self._convert = None  # type: ignore[assignment]
+        self._core.release(operation)
+
+    def _was_a_bystander(self, operation: OverlappedEx) -> bool:
+        """Whether a receive was ended because of another one on the same handle, and may be begun again."""
+        endpoint = operation.endpoint
+        if self._cancel_requested or self.done() or endpoint.closing or operation.io_type not in RECEIVES:
+            return False
+        return endpoint.receives_cancelled != self._cancels_before and self._is_open()
+
+    def _is_open(self) -> bool:
+        """Whether the handle is still what it was: a closed one's value may be a stranger's by now."""
+        endpoint = self._operation.endpoint
+        if endpoint.closing or endpoint.owner is not None:
+            return not endpoint.closing
+        conn = self._operation.keepalive[0]
+        try:
+            handle: int = conn.fileno() if endpoint.is_socket else _pipes.handle_of(conn)
+        except (OSError, TypeError, ValueError):
+            return False
+        return handle == endpoint.handle
+
+    def _read_leftover(self, operation: OverlappedEx) -> bool:
+        """Take what was kept for the next receive as if it had been received; False if nothing was."""
+        endpoint, size = operation.endpoint, len(operation.buffer)
+        if operation.io_type is IoType.READ:
+            if not endpoint.leftover:
+                return False
+            data, rest = endpoint.leftover[:size], endpoint.leftover[size:]
+            outcome = self._read(operation, Status.SUCCESS, _fill(operation, data))
+            # One statement, without a call: an interrupt must find it in one of both.
+            self._outcome, endpoint.leftover = outcome, rest
+            return True
+        if not endpoint.datagrams:
+            return False
+        (data, sender), *others = endpoint.datagrams
+        _sockets.verbs_of(endpoint).set_sender(operation, sender)
+        # Of one that is longer than the buffer the rest is cut off.
+        outcome = self._read(operation, Status.SUCCESS, _fill(operation, data[:size]))
+        self._outcome, endpoint.datagrams = outcome, others
+        return True
+
+    def _keep_unwanted(self, operation: OverlappedEx, result: Any, byte_count: int) -> BaseException:
+        """A cancelled operation succeeded all the same: nothing is lost, and nothing left open. What it is now."""
+        if operation.io_type is IoType.ACCEPT:
+            result[0].close()
+        elif operation.io_type in RECEIVES:
+            data = bytes(operation.buffer[:byte_count])
+            if operation.io_type is IoType.READ:
+                keep_bytes(self._core, operation.endpoint, data)
+            else:
+                keep_datagram(self._core, operation.endpoint, data, result[1])
+        return asyncio.CancelledError()
+
+    def _read(self, operation: OverlappedEx, status: int, byte_count: int) -> tuple[Any, BaseException | None]:
+        code = _sockets.winerror_of(operation, status)
+        if code and not _means_success(operation, code):
+            _discard(operation)
+            return None, _sockets.error_of(operation, status)
+        try:
+            return self._convert(operation, byte_count), None
+        except OSError as exc:
+            _discard(operation)
+            return None, exc
+
+
+class SendFuture(OperationFuture):
+    """The future of a whole buffer, sent piece by piece: no call is given more than `limit` bytes.
+
+    The pieces of several do not alternate: each waits in `Endpoint.sends` until those before it are over.
+
+    Args:
+        core, operation, loop: as for `OperationFuture`; the operation is one of `send_operation`, without a vector.
+        data: what to send.
+        sent_before: bytes, by the socket's own call; the result counts them.
+        limit: bytes of one piece.
+    """
+
+    def __init__(
+        self, core: Proactor, operation: OverlappedEx, loop: Any, data: bytes, sent_before: int, limit: int
+    ) -> None:
+        super().__init__(core, operation, lambda _operation, _count: sent_before + self._sent, loop)
+        self._verbs = verbs_of(operation.endpoint)
+        self._data = data
+        self._sent = 0
+        self._limit = limit
+        self._is_out = False  # a piece, whose result was not counted yet
+
+    def begin(self) -> None:
+        """Send, as soon as those before it on the same handle are over."""
+        endpoint = self._operation.endpoint
+        endpoint.sends = [*(endpoint.sends or ()), self]
+        if endpoint.sends[0] is self:
+            self._submit_piece()
+
+    def begin_next(self) -> None:
+        """Those before it are over. Twice is once."""
+        if not self._core.holds(self._operation):
+            self._submit_piece()
+
+    def _submit_piece(self) -> None:
+        if self._is_open():
+            self._verbs.set_send_vector(self._operation, [self._data], self._sent, self._limit)
+            try:
+                self._is_out = True
+                self._core.submit(self._operation)
+            except BaseException:
+                self._is_out = self._core.holds(self._operation)  # An interrupt: the last result is delivered again.
+                raise
+        else:
+            self._core.settle_inline(self._operation, status_of_closed(self._operation.endpoint), 0)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """As of `OperationFuture`; one that has not begun is over at once."""
+        waits = self._operation.endpoint.sends
+        if self.done() or not waits or waits[0] is self or self not in waits:
+            return super().cancel(msg)
+        waits.remove(self)
+        self._core.settle_inline(self._operation, Status.CANCELLED, 0)
+        return super().cancel(msg)
+
+    def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        if self._is_out and not status:
+            # One statement, without a call: delivered again after an interrupt, it must not count twice.
+            self._sent, self._is_out = self._sent + byte_count, False
+        if status and self._was_begun_again(operation, status):
+            return
+        if not status and byte_count and not self._cancel_requested and self._sent < len(self._data):
+            self._submit_piece()
+            return
+        self._let_the_next_begin(operation.endpoint)
+        self._finish(operation, status, byte_count)
+
+    def _let_the_next_begin(self, endpoint: Endpoint) -> None:
+        waits = endpoint.sends
+        if not waits or waits[0] is not self:
+            return
+        if len(waits) > 1:
+            waits[1].begin_next()
+        # Last: an interrupt before finds the next one waiting, and not forgotten.
+        endpoint.sends = waits[1:] or None
+
+
+class ReadyFuture(asyncio.Future[Any]):
+    """The future of what needed no operation."""
+
+    # asyncio.ProactorEventLoop looks here on its self-pipe's future, which is one of these after leftover bytes.
+    _ov = None
+
+
+def verbs_of(endpoint: Endpoint) -> Any:
+    """The module whose verbs serve an endpoint of either kind."""
+    return _sockets.verbs_of(endpoint) if endpoint.is_socket else _pipes
+
+
+def _means_success(operation: OverlappedEx, code: int) -> bool:
+    kind = operation.io_type
+    if kind is IoType.PIPE_CONNECT:
+        return code == Error.PIPE_CONNECTED  # The client was there first.
+    if kind is IoType.READ and not operation.endpoint.is_socket:
+        # The other end is gone, which is the end of the stream; or a message was longer than the buffer.
+        return code in (Error.BROKEN_PIPE, Error.HANDLE_EOF, Error.MORE_DATA)
+    return False
+
+
+def _discard(operation: OverlappedEx) -> None:
+    """Of a failed accept, the socket that was to be the connection."""
+    if operation.io_type is IoType.ACCEPT:
+        operation.keepalive[1].close()
+
+
+def keep_bytes(core: Proactor, endpoint: Endpoint, data: bytes, *, first: bool = False) -> None:
+    """Received bytes that nobody took: they begin the next receive, or the one that waits already.
+
+    Args:
+        core: whose endpoint it is.
+        endpoint: where they came from.
+        data: the bytes.
+        first: they came before those that are kept already.
+    """
+    endpoint.leftover = data + endpoint.leftover if first else endpoint.leftover + data
+    _wake_one(core, endpoint, IoType.READ)
+
+
+def keep_datagram(core: Proactor, endpoint: Endpoint, data: bytes, sender: Any, *, first: bool = False) -> None:
+    """As `keep_bytes`, for a datagram."""
+    kept = endpoint.datagrams or []
+    endpoint.datagrams = [(data, sender), *kept] if first else [*kept, (data, sender)]
+    _wake_one(core, endpoint, IoType.READ_FROM)
+
+
+def _wake_one(core: Proactor, endpoint: Endpoint, io_type: IoType) -> None:
+    """A receive that waits in the kernel comes back for what is kept here: `OperationFuture` sees to that."""
+    for operation in endpoint.operations:
+        if operation.io_type is io_type and operation.state is PENDING:
+            core.cancel(operation)
+            return
+
+
+def _fill(operation: OverlappedEx, data: bytes) -> int:
+    # SAFETY: its packet was dequeued, so the buffer is ours, and not yet anybody's message.
+    ctypes.memmove(address_of(operation.buffer), data, len(data))
+    return len(data)
+
+
+def undelivered(operation: OverlappedEx, _status: int, _byte_count: int) -> None:
+    """The sink of an operation before it has a future, and after its future is done."""
+    raise AssertionError(f"{operation!r} was settled while it had no future")

@@ -1,0 +1,1 @@
+"""`python -m iocp_loop`: the demo and the doctor."""

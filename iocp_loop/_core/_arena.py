@@ -1,0 +1,90 @@
+"""Where operations and buffers come from and go back to.
+
+In ordinary runs that is the heap, and giving back is a change of state and nothing more. In stomp mode
+(`IOCP_LOOP_STOMP=1`) each one stands on pages of its own, which become inaccessible when it is given back: a late
+write by the kernel or a stale read by us is an error at that instant.
+"""
+
+import ctypes
+import functools
+import os
+from typing import Any, Protocol, TypeVar
+
+from .._win32.memory import new_bytes
+from ._operation import KERNEL_OWNED, RELEASED, IoType, LifetimeError, OverlappedEx
+
+OperationT = TypeVar("OperationT", bound=OverlappedEx)
+
+STOMP_VARIABLE = "IOCP_LOOP_STOMP"
+
+
+class Arena(Protocol):
+    """Gives out memory that the kernel may write, and takes it back."""
+
+    def operation(self, cls: type[OperationT], io_type: IoType) -> OperationT:
+        """A new operation in state IDLE."""
+
+    def buffer(self, size: int) -> Any:
+        """A new array of `size` chars; a slice of it is bytes."""
+
+    def message_buffer(self, size: int) -> Any:
+        """As `buffer`, or a bytes object that is not filled yet; a slice of all of it may be the object itself.
+
+        For `_sockets` and `_pipes`, which write by its address. What was received into all of it may be a user's by
+        then, so it must not be received into again.
+        """
+
+    def release(self, operation: OverlappedEx) -> None:
+        """Take back an operation that is ours. Raises LifetimeError if the kernel owns it."""
+
+    def release_buffer(self, buffer: Any) -> None:
+        """Take back a buffer that no pending operation names."""
+
+
+@functools.lru_cache(maxsize=512)
+def array_type(size: int) -> Any:
+    """The type of an array of chars. Made anew for each buffer, it would be garbage that only the collector finds."""
+    return ctypes.c_char * size
+
+
+class HeapArena:
+    """The arena of ordinary runs. Thread-safe: it has no state."""
+
+    def operation(self, cls: type[OperationT], io_type: IoType) -> OperationT:
+        return cls(io_type)
+
+    def buffer(self, size: int) -> Any:
+        return array_type(size)()
+
+    def message_buffer(self, size: int) -> Any:
+        # Not zeroed, which for a large array takes longer than to receive into it; and not copied when it comes full.
+        return new_bytes(size=size)
+
+    def release(self, operation: OverlappedEx) -> None:
+        retire(operation)
+
+    def release_buffer(self, buffer: Any) -> None:
+        # The last reference frees it; nothing else to do.
+        pass
+
+
+def retire(operation: OverlappedEx) -> None:
+    """End an operation's life: the part that every arena shares. Twice is once."""
+    if operation.state in KERNEL_OWNED:
+        raise LifetimeError(f"{operation!r} was released while the kernel owned it")
+    operation.state = RELEASED
+    operation.buffer = operation.keepalive = operation.stop = None
+
+
+def stomp_wanted() -> bool:
+    """Whether the environment asks for stomp mode."""
+    return os.environ.get(STOMP_VARIABLE, "0") not in ("", "0")
+
+
+def default_arena(stomp: bool | None = None) -> Arena:
+    """The arena for a new proactor: stomp mode if asked for here or by the environment."""
+    if stomp_wanted() if stomp is None else stomp:
+        from .._debug.stomp import StompArena
+
+        return StompArena()
+    return HeapArena()

@@ -1,0 +1,500 @@
+"""The proactor: every overlapped operation is submitted, cancelled and taken back here, and nowhere else.
+
+It owns two tables. `pending` holds, by the address of its OVERLAPPED, every operation that the kernel owns: the one
+strong reference that keeps the memory alive. `endpoints` holds, by completion key, every handle associated with the
+port. A packet's address says which operation it ends; its key is asked only where there is none (see `Key`).
+
+Three things are kept apart: waiting (the port), settling (`poll`: find the operation, take its memory back, run no
+user code), and delivering (whoever empties `settled`). Every outcome travels the same way: a packet, an inline success
+that posts no packet, and a call that failed at once all become an entry of `settled`.
+
+Threads: `register`, `submit` and `settle` may be called from several threads at once, because each step that touches
+shared state is one atomic operation on a dict, a list or a deque. What concerns the *same* endpoint (settling its
+packets, submitting, cancelling, closing) must be serialized by the caller, with a lock per session for example; and
+`close` is for when no thread waits any more. A proactor that an event loop owns is used from the loop's thread only.
+
+No asyncio in here.
+"""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+from .._win32.constants import INFINITE, Error, NotificationMode, Status, WsaError
+from .._win32.errors import os_error, status_from_winerror
+from .._win32.kernel import Kernel
+from ._arena import Arena, default_arena
+from ._cancels import Cancels
+from ._endpoint import Endpoint, Key
+from ._interrupted import InterruptedSubmits
+from ._operation import (
+    IDLE,
+    KERNEL_OWNED,
+    ORPHANS,
+    PENDING,
+    SETTLED,
+    UNSUBMITTED,
+    LifetimeError,
+    OverlappedEx,
+    keep_for_ever,
+)
+from ._port import CompletionPort, timeout_to_ms
+from ._shortages import Shortages
+
+# How long `close` waits for the kernel to give back what was cancelled. A healthy driver needs microseconds.
+CLOSE_TIMEOUT_S = 5.0
+# How many turns in a row may live on inline completions alone before the port is looked at again.
+INLINE_TURNS_MAX = 8
+
+_IO_PENDING, _WAKE = int(Error.IO_PENDING), int(Key.WAKE)  # Plain ints compare three times as fast as an IntEnum's.
+# What a call may fail with at once and queue its packet all the same; see `OverlappedEx.warned`. In skip mode Wine
+# queues none: an endpoint that may see warnings never skips.
+_WARNINGS = frozenset({Error.MORE_DATA, WsaError.MSGSIZE})
+
+Settled = tuple[OverlappedEx, int, int]
+_SKIP_MODES = NotificationMode.SKIP_COMPLETION_PORT_ON_SUCCESS | NotificationMode.SKIP_SET_EVENT_ON_HANDLE
+
+
+class Proactor:
+    """Operations and endpoints of one completion port.
+
+    Args:
+        port: the port; a new one if None. It is closed with the proactor.
+        arena: where operations live; the heap, or stomp pages where `IOCP_LOOP_STOMP=1` asks for them.
+        concurrency: as for `CompletionPort`, for a new port.
+        kernel: as for `CompletionPort`, for a new port.
+    """
+
+    def __init__(
+        self,
+        port: CompletionPort | None = None,
+        *,
+        arena: Arena | None = None,
+        concurrency: int = 0,
+        kernel: Kernel | None = None,
+    ) -> None:
+        self.port = CompletionPort(concurrency, kernel=kernel) if port is None else port
+        self.kernel = self.port.kernel
+        self.arena = default_arena() if arena is None else arena
+        self.pending: dict[int, OverlappedEx] = {}
+        self.endpoints: dict[int, Endpoint] = {}
+        self._by_handle: dict[int, Endpoint] = {}
+        self.settled: deque[Settled] = deque()
+        self.interrupted = InterruptedSubmits(self)
+        self.cancels = Cancels(self)
+        self.shortages = Shortages(self)
+        self.counts: dict[int, int] = {}  # operations submitted, by IoType; see `count_operations`
+        # Told of a packet that names no operation of ours. Not raised here: the rest of its batch must be settled.
+        self.on_stray: Callable[[LifetimeError], object] = _print_stray
+        # Called once, before the next wait: where sockets are polled again, with all that changed during the turn.
+        self.before_wait: list[Callable[[], None]] = []
+        self.readiness: Any = None  # made by `_readiness.of` when first needed
+        self._wait = self.port.wait_raw
+        self._last_error = self.kernel.last_error
+        self._wake_posted, self._inline_turns = False, 0
+
+    def __repr__(self) -> str:
+        return f"<Proactor endpoints={len(self.endpoints)} pending={len(self.pending)} port={self.port!r}>"
+
+    # -- endpoints ---------------------------------------------------------------------------------------------
+
+    def register(self, handle: int, owner: Any = None, *, kind: str = "socket", skip_port: bool = False) -> Endpoint:
+        """Associate a handle with the port, once and for life.
+
+        Args:
+            handle: the OS handle.
+            owner: an object whose `close()` closes the handle when the endpoint is closed; None if the handle
+                belongs to somebody else, who must keep it open until its operations are done.
+            kind: names it in messages; "socket" says, besides, that its statuses read as Winsock's.
+            skip_port: inline successes post no packet. For a socket, only where `Kernel.skips_port_safely` says so.
+
+        Raises:
+            OSError: the handle cannot be associated (see `CompletionPort.associate`).
+        """
+        endpoint = Endpoint(handle, owner, kind)
+        self.port.associate(handle, endpoint.key)
+        # Some providers refuse it (libuv has met ERROR_INVALID_FUNCTION): every completion has a packet then.
+        endpoint.skips_port = skip_port and bool(self.kernel.SetFileCompletionNotificationModes(handle, _SKIP_MODES))
+        self.enrol(endpoint)
+        return endpoint
+
+    def enrol(self, endpoint: Endpoint) -> None:
+        """Keep the record of an endpoint; also of one whose handle belongs to another port, or that has none."""
+        endpoint.proactor = self
+        self.endpoints[endpoint.key] = endpoint
+        if endpoint.handle:
+            self._by_handle[endpoint.handle] = endpoint
+
+    def owned_endpoint(self, handle: int) -> Endpoint | None:
+        """The live endpoint of a handle that a transport or listener owns; None if nobody here does."""
+        endpoint = self._by_handle.get(handle)
+        return None if endpoint is None or endpoint.owner is None or endpoint.closing else endpoint
+
+    def close_endpoint(self, endpoint: Endpoint, on_closed: Callable[[], None] | None = None) -> None:
+        """Close in order: mark closing, cancel, wait for zero operations, close the handle, tell.
+
+        Returns at once; `on_closed` is called (here, or from a later `poll`) when the handle is closed. It must run
+        no user code. The second call for an endpoint does nothing.
+        """
+        if endpoint.closing:
+            return
+        try:
+            endpoint.on_closed = on_closed
+            endpoint.closing = True
+            if endpoint.operations:
+                self.end_operations(endpoint)
+            else:
+                self._finish_close(endpoint)
+        except BaseException:
+            # An interrupt in the middle: asked twice is once, and not asked is never.
+            if endpoint.closing:
+                self.end_operations(endpoint)
+                self._finish_close_if_last(endpoint)
+            raise
+
+    def end_operations(self, endpoint: Endpoint) -> None:
+        """Cancel them all; where that is refused, close the handle before they are over, which ends them."""
+        if self.cancels.cancel_all(endpoint) or endpoint.owner is None:
+            return
+        # SAFETY: their memory stays in the pending table until their packets come, and they are never submitted again.
+        # The handle's value will be somebody else's: nothing may be asked of it any more.
+        self._drop_handle(endpoint)
+        endpoint.handle = 0
+        self._close_owner(endpoint)
+
+    def cancel_all(self, endpoint: Endpoint) -> None:
+        """Ask for the end of every operation outstanding on an endpoint. Their packets answer, each for itself."""
+        self.cancels.cancel_all(endpoint)
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Drop the record of a handle that its owner has closed, or is about to close, with nothing outstanding."""
+        endpoint.closing = True
+        self._strike_off(endpoint)
+
+    def succeed(self, endpoint: Endpoint, successor: Endpoint) -> None:
+        """Give a handle and its operations to another record: for whoever has the old one it is closed.
+
+        The new one, which is nobody's yet, gets the same key and mode; nothing is asked of the kernel. Where this
+        raises, nothing is changed.
+        """
+        successor.key, successor.skips_port, successor.verbs = endpoint.key, endpoint.skips_port, endpoint.verbs
+        successor.operations = operations = endpoint.operations
+        try:
+            for operation in operations:
+                operation.endpoint = successor
+            self.enrol(successor)
+            # One statement, without a call: from here on the old one has nothing.
+            endpoint.operations, endpoint.owner, endpoint.closing = [], None, True
+        except BaseException:
+            if not endpoint.closing:
+                successor.proactor = None
+                for operation in operations:
+                    operation.endpoint = endpoint
+                self.enrol(endpoint)
+            raise
+
+    def _finish_close(self, endpoint: Endpoint) -> None:
+        try:
+            if self._strike_off(endpoint):  # Otherwise another thread saw the count reach zero first.
+                self._close_handle(endpoint)
+        except BaseException:
+            if endpoint.key not in self.endpoints:
+                self._close_handle(endpoint)  # An interrupt: half of it was done, and nobody comes here again.
+            raise
+
+    def _close_handle(self, endpoint: Endpoint) -> None:
+        # SAFETY: no operation is outstanding, so the handle's value may be used again by the next open().
+        self._close_owner(endpoint)
+        if endpoint.on_closed is not None:
+            endpoint.on_closed = endpoint.on_closed()  # None: it is told once.
+
+    def _close_owner(self, endpoint: Endpoint) -> None:
+        if endpoint.owner is not None:
+            try:
+                endpoint.owner.close()
+            except OSError:
+                pass  # Closed already behind our back; and in the middle of settling, one handle must not end the loop.
+            endpoint.owner = None
+
+    def _drop_handle(self, endpoint: Endpoint) -> None:
+        if self._by_handle.get(endpoint.handle) is endpoint:  # Its value may be a newer endpoint's by now.
+            self._by_handle.pop(endpoint.handle, None)
+
+    def _strike_off(self, endpoint: Endpoint) -> bool:
+        self._drop_handle(endpoint)
+        return self.endpoints.pop(endpoint.key, None) is not None
+
+    # -- operations --------------------------------------------------------------------------------------------
+
+    def submit(self, operation: OverlappedEx) -> bool:
+        """Hand an operation to the kernel: `operation.start(*operation.args)`, on `operation.endpoint`.
+
+        Never raises for what the kernel answers: an immediate failure is settled like a failed packet, so that the
+        operation's `deliver` sees every outcome.
+
+        Returns:
+            True if the call succeeded at once: there was something to read, or room to write. Its result is delivered
+            like any other.
+
+        Raises:
+            LifetimeError: the operation is in the kernel's hands already, or was released.
+            OSError: its endpoint is closing.
+            KeyboardInterrupt: whatever a signal handler or another interrupt raises in the middle. Then `holds` says
+                whether the operation was submitted all the same, so that its result will come.
+        """
+        endpoint = operation.endpoint
+        if operation.state is not SETTLED and operation.state is not IDLE:
+            raise LifetimeError(f"{operation!r} was submitted while {operation.state.value}")
+        if endpoint.closing:
+            raise os_error(Error.OPERATION_ABORTED, operation.io_type.name, endpoint.subject, "it is closing")
+        operation.Internal = UNSUBMITTED
+        try:
+            # SAFETY: the kernel may write into operation and what it points to until it is settled; this reference, and
+            # no other, keeps it alive. Both tables are written before the call: another thread that waits on the port
+            # may dequeue the packet before the call has returned.
+            operation.state = PENDING
+            self.pending[operation.address] = operation
+            endpoint.operations.append(operation)
+            answer = operation.start(*operation.args)
+            if (answer == 0) is operation.zero_is_success:
+                if endpoint.skips_port:
+                    # SAFETY: finished, and no packet will come: it is ours again.
+                    self._take_back(operation, 0, operation.InternalHigh)
+                # Otherwise the packet comes although the call is over: the kernel keeps the memory until then.
+                return True
+            if operation.answers_status:
+                if answer != Status.PENDING:
+                    # SAFETY: refused, no packet will come: it is ours again.
+                    self._take_back(operation, answer, 0)
+                return False
+            code = self._last_error()
+            if code != _IO_PENDING and (endpoint.skips_port or code not in _WARNINGS or not operation.warned):
+                # SAFETY: never queued, no packet will come: it is ours again.
+                self._take_back(operation, status_from_winerror(code), 0)
+            return False
+        except BaseException as exc:
+            self.interrupted.note(operation, exc)
+            if not isinstance(exc, MemoryError):
+                raise
+            return False
+
+    def holds(self, operation: OverlappedEx) -> bool:
+        """Whether a result of the operation is still to come: it is pending, or settled and waits to be delivered."""
+        return operation.pending or self._is_settled(operation)
+
+    def _is_settled(self, operation: OverlappedEx) -> bool:
+        return any(entry[0] is operation for entry in self.settled)
+
+    def complete(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        """Settle a pending operation that the kernel never saw: one of ours that was performed, or given up."""
+        # SAFETY: it was ours all the time; only its place in the table said that it is not over.
+        self._take_back(operation, status, byte_count)
+
+    def settle_inline(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        """Settle an operation that needed no kernel call, on the path of all others. It must not be pending."""
+        operation.state = SETTLED
+        self.settled.append((operation, status, byte_count))
+
+    def cancel(self, operation: OverlappedEx) -> None:
+        """Ask for an operation's end. Nothing is given back: its packet comes, with success or without.
+
+        Does nothing for an operation that is not pending, or that was asked already. Where a provider refuses to cancel
+        it, it ends by itself: see `_cancels`.
+        """
+        self.cancels.cancel(operation)
+
+    def _take_back(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
+        endpoint = operation.endpoint
+        try:
+            del self.pending[operation.address]
+            operation.state = SETTLED
+            endpoint.operations.remove(operation)
+            self.settled.append((operation, status, byte_count))
+        except BaseException:
+            # An interrupt between two of them: none may be left out.
+            self.interrupted.take_back(operation, status, byte_count)
+            self._finish_close_if_last(endpoint)
+            raise
+        if endpoint.closing and not endpoint.operations:
+            self._finish_close(endpoint)
+
+    def _finish_close_if_last(self, endpoint: Endpoint) -> None:
+        if endpoint.closing and not endpoint.operations:
+            self._finish_close(endpoint)
+
+    # -- packets -----------------------------------------------------------------------------------------------
+
+    def select(self, timeout: float | None) -> deque[Settled]:
+        """Wait until something is settled, or woken, or the time is up; for one thread.
+
+        Args:
+            timeout: seconds, rounded up to milliseconds; None waits for ever.
+
+        Returns:
+            `settled`: the caller takes entries from its left and delivers them. What it leaves there is returned by
+            the next call.
+        """
+        if self.before_wait:
+            self._prepare_wait()
+            timeout = self.shortages.limit(self.cancels.limit(timeout))
+        settled = self.settled
+        if settled:
+            # Served without a kernel call, but not for ever: a fast peer must not hide the others.
+            self._inline_turns += 1
+            if self._inline_turns < INLINE_TURNS_MAX:
+                return settled
+            timeout = 0
+        self._inline_turns = 0
+        self.poll(INFINITE if timeout is None else timeout_to_ms(timeout))
+        return settled
+
+    def _prepare_wait(self) -> None:
+        called: list[Callable[[], None]] = []
+        # One may ask for a call of another: what it has begun needs a poll, say.
+        while callbacks := [callback for callback in self.before_wait if callback not in called]:
+            called += callbacks
+            for callback in callbacks:
+                callback()  # It may ask for another call of itself, before the next wait.
+                self.before_wait.remove(callback)  # An interrupt before: it is called again.
+
+    def poll(self, timeout_ms: int) -> Any:
+        """Wait for one batch of packets and settle their operations into `settled`; returns them. Runs no user code."""
+        packets: Any = ()
+        try:
+            packets = self._wait(timeout_ms)
+            self.settle(packets, self.settled.append)
+        except BaseException:
+            # KeyboardInterrupt, from between two of them: the next wait hands out the rest, and wake-ups again.
+            self.port.hand_back([packet for packet in packets if not packet[1] or packet[1] in self.pending])
+            raise
+        return packets
+
+    def settle(self, packets: Iterable[tuple[int, int, int, int]], take: Callable[[Settled], None]) -> None:
+        """Take back the operations that packets name, and hand each with its result to `take`.
+
+        For programs whose threads wait on the port themselves and never call `select`. Endpoints must be registered
+        without `skip_port` then, so that every completion arrives through the port; what fails at once is in `settled`
+        when `submit` has returned; and a cancel for which memory was missing is not asked again.
+        """
+        pop = self.pending.pop
+        operation: OverlappedEx | None
+        endpoint: Endpoint | None
+        operation = endpoint = None
+        try:
+            for key, address, status, byte_count in packets:
+                operation = pop(address, None)
+                if operation is None:
+                    self._unclaimed(key, address)
+                    continue
+                # SAFETY: its packet was dequeued; the memory is ours again.
+                operation.state = SETTLED
+                endpoint = operation.endpoint
+                endpoint.operations.remove(operation)
+                # None again, in the same line: an interrupt finds it ours or theirs.
+                operation = take((operation, status, byte_count))  # type: ignore[func-returns-value]
+                if endpoint.closing and not endpoint.operations:
+                    self._finish_close(endpoint)
+        except BaseException:
+            if operation is not None and not self._is_settled(operation):
+                self.interrupted.keep(operation)
+            elif endpoint is not None:
+                self._finish_close_if_last(endpoint)
+            raise
+
+    def _unclaimed(self, key: int, address: int) -> None:
+        if key == _WAKE:
+            # Cleared before the woken side looks at its queue: whoever adds to it later posts again.
+            self._wake_posted = False
+        elif key == Key.WAIT:
+            # A registered wait fired after it was taken back. Its operation is gone, rightly.
+            pass
+        elif address in _orphan_addresses():
+            # An operation that an earlier close had to give up on has come home. It stays where it is: harmless.
+            pass
+        elif address:
+            self.on_stray(LifetimeError(f"a packet for key {key} names address {address:#x}, which nobody submitted"))
+        # Otherwise a packet posted by hand with a key of its own: it has done its work by waking us.
+
+    def wake(self) -> None:
+        """Make a `select` that waits, or the next one, return. From any thread; many calls cost one packet."""
+        if not self._wake_posted:
+            try:
+                self._wake_posted = True
+                self.port.post(_WAKE)
+            except BaseException:
+                # Posted or not, nobody knows: the next call tries again. A packet too many does no harm.
+                self._wake_posted = False
+                raise
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def close(self, timeout: float = CLOSE_TIMEOUT_S) -> list[OverlappedEx]:
+        """Cancel everything, wait for the packets, close the endpoints, then the port. Twice is once.
+
+        Args:
+            timeout: seconds to wait for the kernel to give operations back.
+
+        Returns:
+            What it did not give back in time. Those operations, their buffers and their handles are kept for the
+            life of the process: freeing them would let the kernel write into somebody else's memory.
+        """
+        if self.port.closed:
+            return []
+        for endpoint in list(self.endpoints.values()):
+            self.close_endpoint(endpoint)
+            if endpoint.operations:
+                self.cancel_all(endpoint)  # Once more, of one that was closed before: an interrupt may have been there.
+        deadline = time.monotonic() + timeout
+        while self.pending:
+            self.interrupted.settle()
+            self.cancels.ask_unasked()
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self.pending:
+                break
+            self.poll(timeout_to_ms(self.cancels.limit(remaining)))
+        stuck = list(self.pending.values())
+        for operation in stuck:
+            # SAFETY: the kernel still owns it; it is never freed, nor is its endpoint.
+            keep_for_ever(operation)
+        self.pending.clear()
+        self.endpoints.clear()
+        self._by_handle.clear()
+        self.settled.clear()
+        self.port.close()
+        self.before_wait.clear()
+        if self.readiness is not None:
+            self.readiness.close()
+            self.readiness = None
+        self.cancels.close()
+        self.shortages.close()
+        self.interrupted.close()
+        self.on_stray = _print_stray  # Whoever else was told is let go: it may be what owns this proactor.
+        return stuck
+
+    def count_operations(self) -> dict[int, int]:
+        """Begin to count submitted operations by `IoType`; returns the live table."""
+        submit, counts = self.submit, self.counts
+
+        def submit_counted(operation: OverlappedEx) -> bool:
+            counts[operation.type] = counts.get(operation.type, 0) + 1
+            return submit(operation)
+
+        self.submit = submit_counted  # type: ignore[method-assign]  # The hot path has no branch for it.
+        return counts
+
+    def release(self, operation: OverlappedEx) -> None:
+        """Give an operation's memory back to the arena. Raises LifetimeError if the kernel owns it."""
+        self.arena.release(operation)
+
+
+def _print_stray(error: LifetimeError) -> None:
+    sys.unraisablehook(
+        SimpleNamespace(exc_type=LifetimeError, exc_value=error, exc_traceback=None, err_msg=None, object=None)
+    )
+
+
+def _orphan_addresses() -> set[int]:
+    return {orphan.address for orphan in ORPHANS if orphan.state in KERNEL_OWNED}

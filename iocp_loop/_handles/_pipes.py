@@ -1,0 +1,267 @@
+"""Verbs on named pipes: what to submit, and how to read the result. Layered like `_sockets.py`.
+
+A pipe must have been opened with FILE_FLAG_OVERLAPPED; anonymous pipes and most inherited standard streams were not.
+"""
+
+import ctypes
+import inspect
+import io
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from .._core._endpoint import Endpoint
+from .._core._operation import Deliver, FileReadOperation, FileWriteOperation, IoType, OverlappedEx, PlainOperation
+from .._core._proactor import Proactor
+from .._win32.constants import INVALID_HANDLE_VALUE, LENGTH_MAX, Error, FileFlag, FileMode, PipeMode
+from .._win32.errors import os_error
+from .._win32.kernel import Kernel
+from .._win32.memory import address_of, address_of_bytes
+from .._win32.prototypes import argument
+from .._win32.types import DWORD, HANDLE, IO_STATUS_BLOCK, POINTER_TO
+from ._blocking import console_mode
+from ._sockets import Outcome, winerror_of
+
+_NULL = argument(POINTER_TO, 0)
+_FILE_ACCESS_INFORMATION = 8  # wdm.h, FILE_INFORMATION_CLASS
+_FILE_MODE_INFORMATION = 16
+_FILE_READ_DATA = 1  # winnt.h
+PIPE_BUFFER_SIZE = 64 * 1024
+_HANDLE_STEP = 4  # The two low bits of a handle are not the system's (winnt.h; MSDN, Kernel objects).
+# Whose fileno() is an OS handle: module and class.
+_WITH_HANDLES = (("asyncio.windows_utils", "PipeHandle"), ("multiprocessing.connection", "PipeConnection"))
+# How a read says that the other end was closed.
+END_OF_PIPE = (Error.BROKEN_PIPE, Error.PIPE_NOT_CONNECTED, Error.HANDLE_EOF)
+
+
+def handle_of(pipe: Any) -> int:
+    """The OS handle of an object with a fileno(), which is such a handle itself, or a descriptor of the C runtime.
+
+    Which of the two is decided by the object's type: pipes of asyncio and multiprocessing have handles; Python's files
+    have descriptors, and so has what only wraps one (codecs, tempfile, colorama). Of any other object the number must
+    leave no doubt, because an unrelated file may be behind it the other way round: handles are multiples of 4, and what
+    is no open descriptor is none.
+
+    Raises:
+        ValueError: there is no pipe: a program without a console has None for its standard streams. Or it is closed.
+        TypeError: the object is unknown, and its number could be either.
+        OSError: the file object has no handle.
+    """
+    if pipe is None:
+        raise ValueError("None is no pipe: this program was started without standard streams")
+    number: int = pipe.fileno()
+    if _has_handle(pipe):
+        return number
+    is_file = isinstance(pipe, io.IOBase) or isinstance(
+        getattr(inspect.unwrap(pipe.fileno), "__self__", None), io.IOBase
+    )
+    from msvcrt import get_osfhandle
+
+    try:
+        handle = get_osfhandle(number)
+    except (OSError, OverflowError):
+        if is_file:
+            raise
+        return number
+    if not is_file and number % _HANDLE_STEP == 0:
+        raise TypeError(f"{pipe!r}: its fileno() {number} may be a handle or a descriptor; give the file behind it")
+    if handle < 0:
+        # The C runtime's mark for a standard stream that was never connected (MSDN, _get_osfhandle).
+        raise os_error(Error.INVALID_HANDLE, "_get_osfhandle", f"descriptor {number}", "it is connected to nothing")
+    return handle
+
+
+def handle_if_shared(pipe: Any) -> int | None:
+    """The handle behind a file object, which others may be reading; None of a pipe that asyncio has made for itself."""
+    if _has_handle(pipe):
+        return None
+    try:
+        return handle_of(pipe)
+    except (AttributeError, OSError, ValueError, TypeError):
+        return None  # Whoever uses it will raise the same.
+
+
+def _has_handle(pipe: Any) -> bool:
+    # Looked up, not imported: of a module that nobody has imported there are no instances.
+    modules = sys.modules
+    kinds = [getattr(modules[name], kind, ()) for name, kind in _WITH_HANDLES if name in modules]
+    return isinstance(pipe, tuple(kinds))
+
+
+def is_overlapped(kernel: Kernel, handle: int) -> bool:
+    """Whether the handle was opened for overlapped I/O (FileModeInformation has neither SYNCHRONOUS bit)."""
+    if console_mode(kernel, handle) is not None:
+        return False  # QUIRK(wine): asked as below, a console does not answer (Wine 8), or with 0 (Wine 10).
+    mode, iosb = DWORD(), IO_STATUS_BLOCK()
+    where = (ctypes.addressof(iosb), ctypes.addressof(mode), ctypes.sizeof(mode))
+    if kernel.NtQueryInformationFile(handle, *where, _FILE_MODE_INFORMATION):
+        return True  # It is no file: let the association say what is wrong.
+    return not mode.value & (FileMode.SYNCHRONOUS_IO_ALERT | FileMode.SYNCHRONOUS_IO_NONALERT)
+
+
+def is_readable(kernel: Kernel, handle: int) -> bool:
+    """Whether the handle was opened with read access (FileAccessInformation has FILE_READ_DATA)."""
+    access, iosb = DWORD(), IO_STATUS_BLOCK()
+    where = (ctypes.addressof(iosb), ctypes.addressof(access), ctypes.sizeof(access))
+    if kernel.NtQueryInformationFile(handle, *where, _FILE_ACCESS_INFORMATION):
+        return False
+    return bool(access.value & _FILE_READ_DATA)
+
+
+def register(proactor: Proactor, handle: int, owner: object = None) -> Endpoint:
+    """Associate a pipe handle with the proactor's port.
+
+    Raises:
+        OSError: with `winerror` 87 and a sentence, where the handle was not opened with FILE_FLAG_OVERLAPPED.
+    """
+    if not is_overlapped(proactor.kernel, handle):
+        raise os_error(
+            Error.INVALID_PARAMETER,
+            "CreateIoCompletionPort",
+            f"pipe {handle}",
+            "the pipe or file was not opened with FILE_FLAG_OVERLAPPED",
+        )
+    # In message mode a read may end with a warning, and those do not go with skip mode (see `Proactor.submit`).
+    skip = not reads_messages(proactor.kernel, handle)
+    return proactor.register(handle, owner, kind="pipe", skip_port=skip)
+
+
+def reads_messages(kernel: Kernel, handle: int) -> bool:
+    """Whether reads of the pipe keep message boundaries."""
+    state = DWORD()
+    known = kernel.GetNamedPipeHandleStateW(handle, ctypes.addressof(state), 0, 0, 0, 0, 0)
+    return bool(known and state.value & PipeMode.READMODE_MESSAGE)
+
+
+def receive_buffer(proactor: Proactor, size: int) -> Any:
+    """As in `_sockets`."""
+    return proactor.arena.message_buffer(size)
+
+
+def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> FileReadOperation:
+    """A ReadFile into `buffer` (a ctypes char array, or of `receive_buffer`)."""
+    operation = proactor.arena.operation(FileReadOperation, IoType.READ)
+    operation.endpoint = endpoint
+    operation.deliver = deliver
+    operation.start = proactor.kernel.ReadFile
+    set_receive_buffer(operation, buffer)
+    return operation
+
+
+def set_receive_buffer(operation: FileReadOperation, buffer: Any) -> None:
+    """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
+    args = (
+        argument(HANDLE, operation.endpoint.handle),
+        argument(POINTER_TO, address_of(buffer)),
+        argument(DWORD, min(len(buffer), LENGTH_MAX)),
+        _NULL,
+        argument(POINTER_TO, operation.address),
+    )
+    # SAFETY: one statement, without a call: no interrupt may come between what is kept and where the kernel writes.
+    operation.buffer, operation.args = buffer, args
+
+
+def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> FileWriteOperation:
+    """A WriteFile; `set_send_vector` says of what."""
+    operation = proactor.arena.operation(FileWriteOperation, IoType.WRITE)
+    operation.endpoint = endpoint
+    operation.deliver = deliver
+    operation.start = proactor.kernel.WriteFile
+    return operation
+
+
+def set_send_vector(
+    operation: FileWriteOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = LENGTH_MAX
+) -> None:
+    """As in `_sockets`.
+
+    WriteFile knows no gathering, and on a message-mode pipe each write is one message: the first chunk only.
+    """
+    data = chunks[0]
+    args = (
+        argument(HANDLE, operation.endpoint.handle),
+        argument(POINTER_TO, address_of_bytes(data) + skip),
+        argument(DWORD, min(len(data) - skip, limit)),
+        _NULL,
+        argument(POINTER_TO, operation.address),
+    )
+    operation.buffer, operation.args = data, args  # As for a receive.
+
+
+def receive_outcome(operation: OverlappedEx, status: int, _byte_count: int) -> Outcome:
+    """How to read a read that failed or brought no bytes: the writer's end is gone, or a message was empty or long."""
+    code = winerror_of(operation, status)
+    if code in (Error.SUCCESS, Error.MORE_DATA):
+        return Outcome.DATA
+    return Outcome.END if code in END_OF_PIPE else Outcome.FAILED
+
+
+def connect_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> PlainOperation:
+    """A ConnectNamedPipe: done when a client has opened this instance.
+
+    A client that was there first is an immediate failure with PIPE_CONNECTED, which means success.
+    """
+    operation = proactor.arena.operation(PlainOperation, IoType.PIPE_CONNECT)
+    operation.endpoint = endpoint
+    operation.deliver = deliver
+    operation.start = proactor.kernel.ConnectNamedPipe
+    operation.args = (argument(HANDLE, endpoint.handle), argument(POINTER_TO, operation.address))
+    return operation
+
+
+def create_instance(kernel: Kernel, name: str, *, first: bool, message_mode: bool = False, remote: bool = False) -> int:
+    r"""A new server instance of a named pipe; the handle, ready to be registered.
+
+    Args:
+        name: ``\\.\pipe\...``
+        kernel: where to make it.
+        first: fail with WinError 5 if the name exists already (FILE_FLAG_FIRST_PIPE_INSTANCE).
+        message_mode: keep the boundaries between writes.
+        remote: accept clients from other machines too.
+    """
+    mode = PipeMode.TYPE_MESSAGE | PipeMode.READMODE_MESSAGE if message_mode else PipeMode.TYPE_BYTE
+    if not remote:
+        mode |= PipeMode.REJECT_REMOTE_CLIENTS
+    handle = kernel.CreateNamedPipeW(
+        name,
+        FileFlag.PIPE_ACCESS_DUPLEX | FileFlag.FLAG_OVERLAPPED | (FileFlag.FLAG_FIRST_PIPE_INSTANCE if first else 0),
+        mode,
+        PipeMode.UNLIMITED_INSTANCES,
+        PIPE_BUFFER_SIZE,
+        PIPE_BUFFER_SIZE,
+        0,
+        0,
+    )
+    if handle == INVALID_HANDLE_VALUE:
+        raise _named(kernel.last_error(), "CreateNamedPipe", name)
+    return handle
+
+
+def open_client(kernel: Kernel, name: str) -> int:
+    """Open a named pipe as a client; the handle.
+
+    Raises FileNotFoundError, or OSError with `winerror` 231 while every instance is busy.
+    """
+    access = FileFlag.GENERIC_READ | FileFlag.GENERIC_WRITE
+    handle = kernel.CreateFileW(name, access, 0, 0, FileFlag.OPEN_EXISTING, FileFlag.FLAG_OVERLAPPED, 0)
+    if handle == INVALID_HANDLE_VALUE:
+        raise _named(kernel.last_error(), "CreateFile", name)
+    return handle
+
+
+def set_message_mode(kernel: Kernel, handle: int, name: str) -> None:
+    """Let a client's end read message by message; the server must have made the pipe in message mode."""
+    mode = DWORD(PipeMode.READMODE_MESSAGE)
+    if not kernel.SetNamedPipeHandleState(handle, ctypes.addressof(mode), 0, 0):
+        raise _named(kernel.last_error(), "SetNamedPipeHandleState", name)
+
+
+def wait_for_instance(kernel: Kernel, name: str, timeout_ms: int) -> bool:
+    """Block until an instance of the pipe is free or the time is up. For a worker thread, never for the loop's."""
+    return bool(kernel.WaitNamedPipeW(name, timeout_ms))
+
+
+def _named(code: int, call: str, name: str) -> OSError:
+    if code == Error.FILE_NOT_FOUND:
+        return FileNotFoundError(2, f"{call}: there is no pipe of this name", name, code)
+    return os_error(code, call, f"pipe {name}")

@@ -1,0 +1,431 @@
+"""Verbs on handles that were not opened for overlapped I/O: anonymous pipes, redirected files, consoles, NUL.
+
+No port takes such a handle, and every call on it blocks. So each has a thread that blocks in our stead, started when
+it is first used. To the layers above it looks like the others: an operation is submitted, is pending, and ends with one
+packet, which the thread posts, with the operation's address; the WinError waits in the operation's record until then.
+
+Cancelling is CancelSynchronousIo on the thread. That does nothing while the thread is still on its way into its call,
+so it is repeated until the thread acknowledges, by a thread of its own that lives no longer than that. It is done only
+while the call to be cancelled is the current one, under the lock that the thread takes to end it: no later call can
+be hit.
+
+Some calls cannot be interrupted at all. After CANCEL_TIMEOUT_S the operation is answered without them: the thread is
+abandoned in its call, the handle stays open (closing it would block as well), and the memory that the kernel may write
+is the thread's own and is kept for the life of the process. That is reported through `Proactor.on_stray`. What such a
+call reads after all is lost. Known: QUIRK(wine) a pipe of Unix as standard stream.
+
+A synchronous handle does one thing at a time, so it is used in one direction only: reading and writing on the same
+handle would block each other (MSDN, Synchronous and Asynchronous I/O).
+
+Sources: MSDN, CancelSynchronousIo, OpenThread.
+"""
+
+import ctypes
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from .._core._endpoint import Endpoint, Key
+from .._core._operation import Deliver, IoType, LifetimeError, OverlappedEx, ThreadOperation
+from .._core._proactor import Proactor
+from .._win32.constants import Error, Status, ThreadAccess
+from .._win32.errors import status_from_winerror
+from ._blocking import BlockingHandle, open_blocking
+from ._pipes import END_OF_PIPE
+from ._sockets import Outcome, winerror_of
+
+# How long a call is asked to end before it is given up. Less than `Proactor.close` waits, so that closing a loop
+# always finds an answer; a call that can be interrupted needs a millisecond.
+CANCEL_TIMEOUT_S = 2.0
+# Pauses between two attempts; the thread's acknowledgement ends a pause at once.
+RETRY_FIRST_S, RETRY_MAX_S = 0.001, 0.05
+# How long a closing loop lets writes go on; see `flush`.
+FLUSH_TIMEOUT_S = 1.0
+# The most that one WriteFile is given: between two of them, a cancel is noticed.
+PIECE_MAX = 64 * 1024
+# The most that one operation writes: with each packet the queue shrinks, and writers that wait may go on.
+OPERATION_MAX = 1024 * 1024
+
+# Workers whose call could not be interrupted. Kept for ever: the kernel may still write to their memory.
+ABANDONED: list["Worker"] = []
+
+
+class _Call:
+    """One submitted operation, as its thread sees it; the operation's `keepalive`.
+
+    It holds what it needs of the operation and not the operation, which belongs to the pending table.
+    """
+
+    __slots__ = ("_gate", "address", "cancelled", "code", "queued")
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+        self.queued = False  # its thread has it, or will find it
+        self.cancelled = False
+        self.code = 0
+        # A bare lock: `cancel` may be called by the collector, on the very thread that waits.
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def cancel(self) -> None:
+        """Let it end: what it waits for is not wanted any more. Twice is once."""
+        self.cancelled = True
+        if self._gate.locked():
+            self._gate.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, or until the call is cancelled: True then. On the call's own thread."""
+        return self.cancelled or self._gate.acquire(timeout=seconds)
+
+    def perform(self, handle: BlockingHandle) -> int:
+        """Block; the WinError. May go on after the operation is gone."""
+        raise NotImplementedError
+
+    def finish(self) -> int:
+        """The byte count. Called while the operation is pending."""
+        raise NotImplementedError
+
+
+class _ReadCall(_Call):
+    __slots__ = ("_buffer", "_received")
+
+    def __init__(self, address: int, buffer: Any) -> None:
+        super().__init__(address)
+        self._buffer = buffer
+        self._received = b""
+
+    def perform(self, handle: BlockingHandle) -> int:
+        code, self._received = handle.read(len(self._buffer), self)
+        return code
+
+    def finish(self) -> int:
+        ctypes.memmove(ctypes.addressof(self._buffer), self._received, len(self._received))
+        return len(self._received)
+
+
+class _WriteCall(_Call):
+    __slots__ = ("_chunks", "_skip", "_written")
+
+    def __init__(self, address: int, chunks: Sequence[bytes], skip: int) -> None:
+        super().__init__(address)
+        self._chunks = chunks
+        self._skip = skip
+        self._written = 0
+
+    def perform(self, handle: BlockingHandle) -> int:
+        chunks, start = self._chunks, self._skip
+        if len(chunks) > 1 and sum(map(len, chunks)) <= PIECE_MAX:
+            chunks = [b"".join(chunks)]
+        for chunk in chunks:
+            while start < len(chunk):
+                if self._written >= OPERATION_MAX:
+                    return Error.SUCCESS
+                if self.cancelled:
+                    return Error.OPERATION_ABORTED
+                stop = min(start + PIECE_MAX, len(chunk))
+                code = handle.write(chunk, start, stop, self)
+                if code:
+                    return code
+                self._written += stop - start
+                start = stop
+            start = 0
+        return Error.SUCCESS
+
+    def finish(self) -> int:
+        return self._written
+
+
+class Worker:
+    """One handle and its thread; the owner of its endpoint.
+
+    `start_read`, `start_write`, `stop` and `close` are called on the loop's thread.
+    """
+
+    def __init__(self, proactor: Proactor, handle: BlockingHandle, pipe: Any, name: str) -> None:
+        self._proactor = proactor
+        self._kernel = proactor.kernel
+        self._handle = handle
+        self._pipe = pipe
+        self._name = name
+        # Guards what follows. Reentrant: the collector may run a dropped loop's __del__, and by it `stop`, while this
+        # very thread is inside.
+        self._changed = threading.Condition(threading.RLock())
+        self._calls: deque[_Call] = deque()
+        self._current: _Call | None = None
+        self._ended = self._abandoned = False
+        self._thread_handle = 0
+
+    def __repr__(self) -> str:
+        state = "abandoned" if self._abandoned else "ended" if self._ended else "open"
+        return f"<{type(self).__name__} {self._name} {state}>"
+
+    # -- what operations call ----------------------------------------------------------------------------------
+
+    def start_read(self, address: int) -> int:
+        """`start` of a receive."""
+        operation = self._proactor.pending[address]
+        if operation.keepalive is None:
+            operation.keepalive = _ReadCall(address, operation.buffer)
+        return self._start(operation.keepalive)
+
+    def start_write(self, address: int, skip: int) -> int:
+        """`start` of a send."""
+        operation = self._proactor.pending[address]
+        if operation.keepalive is None:
+            operation.keepalive = _WriteCall(address, operation.buffer, skip)
+        return self._start(operation.keepalive)
+
+    def _start(self, call: _Call) -> int:
+        if not self._thread_handle and not self._ended:
+            code = self._start_thread()
+            if code:
+                return status_from_winerror(code)
+        with self._changed:
+            if self._ended:
+                # Its thread never comes back from an earlier call.
+                return status_from_winerror(Error.OPERATION_ABORTED)
+            if not call.queued and call not in self._calls:
+                self._calls.append(call)
+            call.queued = True
+            self._changed.notify_all()
+        return Status.PENDING
+
+    def _start_thread(self) -> int:
+        thread = threading.Thread(target=self._serve, name=f"iocp_loop: {self._name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # "can't start new thread": memory, or an interpreter that is shutting down.
+            return Error.MAX_THRDS_REACHED
+        self._thread_handle = self._kernel.OpenThread(ThreadAccess.TERMINATE, 0, thread.native_id or 0)
+        if self._thread_handle:
+            return Error.SUCCESS
+        code = self._kernel.last_error()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        return code
+
+    def stop(self, address: int) -> None:
+        """`stop` of an operation: ask for the end of its call. Over now, or answered by its packet in bounded time."""
+        operation = self._proactor.pending[address]
+        call: _Call = operation.keepalive
+        call.cancel()
+        if sys.is_finalizing():
+            # The thread runs no more, perhaps with the lock in its hands.
+            self._abandon(operation)
+            return
+        with self._changed:
+            if self._current is call:
+                if not self._start_interrupting(call):
+                    self._interrupt(call)
+                return
+            if call not in self._calls:
+                # The thread has finished it; its packet is there, or will be in a moment.
+                return
+            self._calls.remove(call)
+        # The thread has not seen it and never will.
+        call.code = Error.OPERATION_ABORTED
+        self._proactor.complete(operation, Status.SUCCESS, 0)
+
+    def _start_interrupting(self, call: _Call) -> bool:
+        """False: no thread is to be had, so that the caller must interrupt it by itself, which is bounded too."""
+        name = f"iocp_loop: interrupting {self._name}"
+        try:
+            threading.Thread(target=self._interrupt, args=(call,), name=name, daemon=True).start()
+        except RuntimeError:
+            return False
+        return True
+
+    def _abandon(self, operation: OverlappedEx) -> None:
+        # SAFETY: the kernel may still write into the memory of `self._handle`: kept for ever, as the handle is. The
+        # operation's own memory it never knew.
+        ABANDONED.append(self)
+        self._abandoned = self._ended = True
+        operation.keepalive.code = Error.OPERATION_ABORTED
+        self._proactor.complete(operation, Status.SUCCESS, 0)
+
+    def close(self) -> None:
+        """End the thread and close the handle. Called when nothing is outstanding."""
+        if sys.is_finalizing():
+            return  # Nobody can be told, and closing could block on a call of the thread's; the process is at its end.
+        self._end_thread()
+        if self._abandoned:
+            message = (
+                f"a blocking call on {self._name} could not be interrupted in {CANCEL_TIMEOUT_S} s: "
+                "its thread, its memory and the handle are kept for the life of the process"
+            )
+            self._proactor.on_stray(LifetimeError(message))
+        elif self._pipe is not None:
+            try:
+                self._pipe.close()
+            except OSError:
+                # A file object that could not write the rest of its own buffer: it is closed all the same, and what
+                # the transport wrote has been answered for.
+                pass
+
+    def _end_thread(self) -> None:
+        with self._changed:
+            self._ended = True
+            thread_handle, self._thread_handle = self._thread_handle, 0
+            self._changed.notify_all()
+        if thread_handle:
+            self._kernel.CloseHandle(thread_handle)
+
+    # -- on the worker's thread --------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not self._calls and not self._ended:
+                    self._changed.wait()
+                if not self._calls:
+                    return
+                call = self._current = self._calls.popleft()
+                call.queued = True
+            try:
+                code = call.perform(self._handle)
+            except MemoryError:
+                code = Error.NOT_ENOUGH_MEMORY
+            with self._changed:
+                if self._current is not call:
+                    # Abandoned: the operation was answered long ago and nobody wants what this call has brought.
+                    return
+                self._current = None
+                self._changed.notify_all()
+            # QUIRK(wine): an interrupted ReadConsole says ERROR_INVALID_HANDLE.
+            call.code = Error.OPERATION_ABORTED if code and call.cancelled else code
+            # SAFETY: the operation stays pending, and its buffer the thread's to fill, until this packet is dequeued.
+            self._proactor.port.post_surely(Key.WAIT, call.address, call.finish())
+
+    # -- on a thread that interrupts ---------------------------------------------------------------------------
+
+    def _interrupt(self, call: _Call) -> None:
+        deadline, pause_s = time.monotonic() + CANCEL_TIMEOUT_S, RETRY_FIRST_S
+        with self._changed:
+            while self._current is call and time.monotonic() < deadline:
+                # FALSE with NOT_FOUND: the thread is on its way into its call, or out of it, or in one that cannot be
+                # interrupted. In any case it is asked again until it has acknowledged.
+                self._kernel.CancelSynchronousIo(self._thread_handle)
+                self._changed.wait(pause_s)
+                pause_s = min(pause_s * 2, RETRY_MAX_S)
+            if self._current is not call:
+                return
+            # SAFETY: the kernel may still write into the memory of `self._handle`: kept for ever, as the handle is.
+            # The operation's own memory it never knew.
+            ABANDONED.append(self)
+            self._abandoned = self._ended = True
+            self._current = None
+        call.code = Error.OPERATION_ABORTED
+        self._proactor.port.post_surely(Key.WAIT, call.address, 0)
+
+
+# -- verbs -------------------------------------------------------------------------------------------------------
+
+
+def register(proactor: Proactor, handle: int, owner: Any = None, kind: str = "") -> Endpoint:
+    """Make an endpoint of a handle that no port takes; its `kind` is pipe, file or console.
+
+    Args:
+        proactor: delivers its packets.
+        handle: the OS handle. It is used for reading or for writing, not for both.
+        owner: an object whose `close()` closes the handle when the endpoint is closed; None if somebody else does.
+        kind: as for `open_blocking`.
+
+    Raises:
+        OSError: it is no handle.
+    """
+    blocking = open_blocking(proactor.kernel, handle, kind)
+    endpoint = Endpoint(handle, None, blocking.kind)
+    endpoint.owner = Worker(proactor, blocking, owner, endpoint.subject)
+    proactor.enrol(endpoint)
+    return endpoint
+
+
+def receive_buffer(proactor: Proactor, size: int) -> Any:
+    """Memory for a read: an array, because it is Python that fills it."""
+    return proactor.arena.buffer(size)
+
+
+def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> ThreadOperation:
+    """A read into `buffer` (a ctypes char array)."""
+    operation = proactor.arena.operation(ThreadOperation, IoType.READ)
+    worker: Worker = endpoint.owner
+    operation.endpoint = endpoint
+    operation.deliver = _with_status_of_call(deliver)
+    operation.start = worker.start_read
+    operation.args = (operation.address,)
+    operation.stop = partial(worker.stop, operation.address)
+    set_receive_buffer(operation, buffer)
+    return operation
+
+
+def set_receive_buffer(operation: ThreadOperation, buffer: Any) -> None:
+    """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
+    operation.buffer = buffer
+
+
+def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> ThreadOperation:
+    """A write; `set_send_vector` says of what. Its byte count may be less than that: go on from there."""
+    operation = proactor.arena.operation(ThreadOperation, IoType.WRITE)
+    worker: Worker = endpoint.owner
+    operation.endpoint = endpoint
+    operation.deliver = _with_status_of_call(deliver)
+    operation.start = worker.start_write
+    operation.stop = partial(worker.stop, operation.address)
+    return operation
+
+
+def set_send_vector(
+    operation: ThreadOperation, chunks: Sequence[bytes], skip: int = 0, _limit: int = OPERATION_MAX
+) -> None:
+    """Let the next submit write `chunks`, without the first `skip` bytes of the first one; OPERATION_MAX at most."""
+    operation.buffer = chunks
+    operation.args = (operation.address, skip)
+
+
+def flush(proactor: Proactor) -> None:
+    """Let what was written go out, for at most FLUSH_TIMEOUT_S: for a loop that is about to close.
+
+    A program that writes its last words to standard output and ends has no way to wait for them: `drain` waits for
+    room only. Where writing needs no thread, small writes are gone before it could.
+    """
+    deadline = time.monotonic() + FLUSH_TIMEOUT_S
+    while True:
+        settled = proactor.settled
+        for _ in range(len(settled)):
+            operation, status, byte_count = settled.popleft()
+            # Other results would be dropped by the closing proactor; nobody may be called for them any more.
+            if _is_write(operation):
+                operation.context.run(operation.deliver, operation, status, byte_count)
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 or not (settled or any(map(_is_write, proactor.pending.values()))):
+            return
+        proactor.select(remaining)
+
+
+def _is_write(operation: OverlappedEx) -> bool:
+    return operation.io_type is IoType.WRITE and isinstance(operation.endpoint.owner, Worker)
+
+
+def receive_outcome(operation: OverlappedEx, status: int, byte_count: int) -> Outcome:
+    """How to read a read that failed or brought no bytes: the writer's end is gone, or the file has been read."""
+    code = winerror_of(operation, status)
+    if code:
+        return Outcome.END if code in END_OF_PIPE else Outcome.FAILED
+    return Outcome.DATA if byte_count else Outcome.END
+
+
+def _with_status_of_call(deliver: Deliver) -> Deliver:
+    """A posted packet has no status of its own: take it from the operation's record."""
+
+    def deliver_call(operation: OverlappedEx, status: int, byte_count: int) -> None:
+        call, operation.keepalive = operation.keepalive, None  # The next submit makes its own.
+        code = 0 if call is None else call.code
+        deliver(operation, status_from_winerror(code) if code else status, byte_count)
+
+    return deliver_call

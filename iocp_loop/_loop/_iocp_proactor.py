@@ -1,0 +1,376 @@
+"""IocpProactor: the methods of the stdlib's proactor, each returning a future, over our operations.
+
+`asyncio.ProactorEventLoop(iocp_loop.IocpProactor())` works, and IocpEventLoop's `sock_*` methods are these. Transports
+do not use it: a future per packet is what they exist to avoid.
+
+Cancelling one of these futures loses nothing: see `_futures`.
+"""
+
+import asyncio
+import socket
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from .._asyncio import _private as private
+from .._asyncio._futures import (
+    Convert,
+    OperationFuture,
+    ReadyFuture,
+    SendFuture,
+    keep_bytes,
+    keep_datagram,
+    undelivered,
+    verbs_of,
+)
+from .._core._endpoint import Endpoint
+from .._core._operation import SEND_MAX, IoType, OverlappedEx
+from .._core._port import timeout_to_ms
+from .._core._proactor import Proactor
+from .._handles import _pipes, _sockets, _waits
+from .._win32 import sockaddr
+from .._win32.constants import LENGTH_MAX, Error, WsaError
+from .._win32.errors import is_shortage, os_error
+
+# WaitNamedPipe blocks a worker thread at most this long before it looks whether it is still wanted.
+_PIPE_WAIT_MS = 200
+
+
+class IocpProactor:
+    """The stdlib proactor's interface over `Proactor`.
+
+    Args:
+        core: the proactor to work on; a new one if None.
+
+    Used from the loop's thread only. Every method that starts an operation returns a future of the loop given to
+    `set_loop`, and raises OSError where the handle cannot be associated with the port.
+    """
+
+    def __init__(self, *, core: Proactor | None = None) -> None:
+        self.core = Proactor() if core is None else core
+        self._loop: Any = None
+        self._known: dict[int, tuple[weakref.ref[Any], Endpoint]] = {}
+        self._waits: Endpoint | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.core!r}>"
+
+    def set_loop(self, loop: Any) -> None:
+        """Say whose futures the methods return."""
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        """Wait, and deliver every result: what a stdlib loop expects. Returns an empty list."""
+        settled = self.core.select(timeout)
+        for _ in range(len(settled)):
+            operation, status, byte_count = settled.popleft()
+            operation.deliver(operation, status, byte_count)
+        return []
+
+    def close(self) -> None:
+        """Cancel everything, wait for it, close the port. Bounded in time (see `Proactor.close`). Twice is once."""
+        if self.core.port.closed:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            for operation in list(self.core.pending.values()):
+                self.core.cancel(operation)
+        stuck = self.core.close()
+        if stuck and self._loop is not None:
+            self._loop.call_exception_handler(
+                {"message": f"{len(stuck)} operations did not end in time; their memory is kept: {stuck!r}"}
+            )
+        self._loop = None
+
+    # -- endpoints ---------------------------------------------------------------------------------------------
+
+    def endpoint(self, conn: Any) -> Endpoint:
+        """The record of a socket or pipe object that somebody else owns; associated on first use.
+
+        Raises OSError where it cannot be associated, and as `_pipes.handle_of` where it is no socket.
+        """
+        is_socket = isinstance(conn, socket.socket)
+        handle = conn.fileno() if is_socket else _pipes.handle_of(conn)
+        known = self._known.get(handle)
+        if known is not None and known[0]() is conn:
+            return known[1]
+        if handle < 0:
+            raise _sockets.closed_error(conn)
+        endpoint = _sockets.register(self.core, conn) if is_socket else _pipes.register(self.core, handle)
+
+        def forget(_reference: Any) -> None:
+            self.core.forget(endpoint)
+            if (current := self._known.get(handle)) is not None and current[1] is endpoint:
+                del self._known[handle]
+
+        if known is not None:
+            # Its owner closed it, the value was given out again, and the old object lives on (in a traceback, say).
+            self.core.forget(known[1])
+        self._known[handle] = (weakref.ref(conn, forget), endpoint)
+        return endpoint
+
+    def adopt(self, conn: Any, endpoint: Endpoint) -> None:
+        """Remember the endpoint of an object that was associated elsewhere (an accepted socket)."""
+        self._known[conn.fileno()] = (weakref.ref(conn), endpoint)
+
+    def take(self, conn: Any) -> Endpoint:
+        """Hand a socket's endpoint over to a transport, which closes socket and endpoint from now on."""
+        endpoint = self.endpoint(conn)
+        del self._known[conn.fileno()]
+        endpoint.owner = conn
+        return endpoint
+
+    def _submit(self, operation: OverlappedEx, conn: Any, convert: Convert) -> OperationFuture:
+        operation.keepalive = (conn, operation.keepalive)
+        return self._submit_plainly(operation, convert)
+
+    def _submit_plainly(self, operation: OverlappedEx, convert: Convert) -> OperationFuture:
+        return self._begin(OperationFuture(self.core, operation, convert, self._loop))
+
+    def _begin(self, future: OperationFuture) -> OperationFuture:
+        try:
+            future.begin()
+            return future
+        except BaseException:
+            future.cancel()  # An interrupt: nobody gets the future, and what it brings is for the next one.
+            raise
+
+    def _result(self, value: Any) -> "asyncio.Future[Any]":
+        future = ReadyFuture(loop=self._loop)
+        future.set_result(value)
+        return future
+
+    # -- streams -----------------------------------------------------------------------------------------------
+
+    def recv(self, conn: Any, nbytes: int, flags: int = 0) -> "asyncio.Future[bytes]":
+        """Receive up to `nbytes` bytes from a socket or pipe; b"" at the end of the stream."""
+        endpoint = self.endpoint(conn)
+        if endpoint.leftover:
+            return self._result(_take_leftover(endpoint, nbytes))
+        operation = self._receive(endpoint, self._receive_buffer(endpoint, nbytes), flags)
+        return self._submit(operation, conn, lambda operation, count: operation.buffer[:count])
+
+    def recv_into(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
+        """Receive into a writable buffer, which is pinned until the future is done; the byte count."""
+        endpoint = self.endpoint(conn)
+        view = memoryview(buf).cast("B")
+        if endpoint.leftover:
+            return self._result(_copy_into(view, _take_leftover(endpoint, len(view))))
+        operation = self._receive(endpoint, view, flags)
+        return self._submit(operation, conn, lambda _operation, count: count)
+
+    def give_back(self, conn: Any, data: bytes) -> None:
+        """Received bytes that nobody took, because the task that waited for them was cancelled: first of the next."""
+        keep_bytes(self.core, self.endpoint(conn), data, first=True)
+
+    def give_back_datagram(self, conn: Any, data: bytes, sender: Any) -> None:
+        """As `give_back`, for a datagram."""
+        keep_datagram(self.core, self.endpoint(conn), data, sender, first=True)
+
+    def _receive_buffer(self, endpoint: Endpoint, size: int) -> Any:
+        if size < 0:
+            raise ValueError(f"the number of bytes to receive must be 0 or more, not {size}")
+        return verbs_of(endpoint).receive_buffer(self.core, size)
+
+    def _receive(self, endpoint: Endpoint, buffer: Any, flags: int) -> OverlappedEx:
+        if not endpoint.is_socket:
+            return _pipes.receive_operation(self.core, endpoint, undelivered, buffer)
+        operation = _sockets.verbs_of(endpoint).receive_operation(self.core, endpoint, undelivered, buffer)
+        operation.flags = flags
+        return operation  # type: ignore[no-any-return]
+
+    def send(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
+        """Send all of a buffer; the byte count. Where several tasks send, one goes after the other."""
+        endpoint = self.endpoint(conn)
+        with memoryview(buf).cast("B") as view:
+            size, sent = len(view), 0
+            # On a blocking socket this call would hold up the whole loop; only the overlapped one returns at once.
+            if (
+                endpoint.is_socket
+                and conn.gettimeout() == 0
+                and not endpoint.sends
+                and not any(op.io_type is IoType.WRITE for op in endpoint.operations)
+            ):
+                sent = _send_now(conn, view, flags)
+                if sent == size:
+                    return self._result(sent)
+            rest = bytes(view[sent:])
+        operation = verbs_of(endpoint).send_operation(self.core, endpoint, undelivered)
+        operation.keepalive = (conn, None)
+        # A pipe may be one of messages: whole, as far as one call can.
+        limit = SEND_MAX if endpoint.is_socket else LENGTH_MAX
+        return self._begin(SendFuture(self.core, operation, self._loop, rest, sent, limit))
+
+    # -- datagrams ---------------------------------------------------------------------------------------------
+
+    def recvfrom(self, conn: Any, nbytes: int, flags: int = 0) -> "asyncio.Future[tuple[bytes, Any]]":
+        """Receive one datagram and its sender's address."""
+        if self.endpoint(conn).datagrams:
+            return self._kept_datagram(conn, nbytes, lambda data: data)
+        operation = self._receive_from(conn, self._receive_buffer(self.endpoint(conn), nbytes), flags)
+        return self._submit(operation, conn, lambda op, count: (op.buffer[:count], _sender_of(op)))
+
+    def recvfrom_into(self, conn: Any, buf: Any, nbytes: int = 0, flags: int = 0) -> "asyncio.Future[tuple[int, Any]]":
+        """Receive one datagram into a writable buffer, at most `nbytes` of it (0: as many as it holds)."""
+        view = memoryview(buf).cast("B")
+        if not 0 <= nbytes <= len(view):
+            raise ValueError(f"nbytes is {nbytes}, but the buffer holds {len(view)}")
+        if self.endpoint(conn).datagrams:
+            return self._kept_datagram(conn, nbytes or len(view), lambda data: _copy_into(view, data))
+        operation = self._receive_from(conn, view[:nbytes] if nbytes else view, flags)
+        return self._submit(operation, conn, lambda op, count: (count, _sender_of(op)))
+
+    def _receive_from(self, conn: Any, buffer: Any, flags: int) -> Any:
+        endpoint = self.endpoint(conn)
+        operation = _sockets.verbs_of(endpoint).receive_from_operation(self.core, endpoint, undelivered, buffer)
+        operation.flags = flags
+        return operation
+
+    def _kept_datagram(self, conn: Any, nbytes: int, take: Callable[[bytes], Any]) -> "asyncio.Future[Any]":
+        endpoint = self.endpoint(conn)
+        data, sender = endpoint.datagrams.pop(0)  # type: ignore[union-attr]
+        if len(data) <= nbytes:
+            return self._result((take(data), sender))
+        # As the kernel answers where a datagram is longer than the buffer.
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.set_exception(os_error(WsaError.MSGSIZE, IoType.READ_FROM.name, endpoint.subject))
+        return future
+
+    def sendto(self, conn: Any, buf: Any, flags: int = 0, addr: Any = None) -> "asyncio.Future[int]":
+        """Send one datagram to an address; the byte count."""
+        if conn.gettimeout() == 0:  # As in send().
+            try:
+                return self._result(conn.sendto(buf, flags, addr))
+            except (BlockingIOError, InterruptedError):
+                pass  # The socket's buffer is full: let the kernel keep the datagram until there is room.
+            except OSError as exc:
+                if not is_shortage(exc):
+                    raise
+        packed = sockaddr.resolve(conn.family, addr)
+        endpoint = self.endpoint(conn)
+        operation = _sockets.verbs_of(endpoint).send_to_operation(self.core, endpoint, bytes(buf), packed)
+        return self._submit(operation, conn, lambda _operation, count: count)
+
+    # -- connections -------------------------------------------------------------------------------------------
+
+    def accept(self, listener: Any) -> "asyncio.Future[tuple[socket.socket, Any]]":
+        """Accept one connection: the new socket, as blocking as its listener, and the peer's address."""
+        endpoint = self.endpoint(listener)
+        verbs = _sockets.verbs_of(endpoint)
+        operation = verbs.accept_operation(self.core, endpoint, listener, undelivered)
+        verbs.prepare_accept(operation, listener)
+        arriving = operation.keepalive
+
+        def finish(operation: OverlappedEx, _count: int) -> tuple[socket.socket, Any]:
+            conn = verbs.finish_accept(operation, listener, arriving)
+            conn.settimeout(listener.gettimeout())
+            return conn, conn.getpeername()
+
+        return self._submit(operation, listener, finish)
+
+    def connect(self, conn: Any, address: Any) -> "asyncio.Future[None]":
+        """Connect a socket to a resolved address."""
+        if conn.type == socket.SOCK_DGRAM:
+            sockaddr.encode(conn.family, address)  # A TypeError for what is no address.
+            conn.connect(address)  # Sets the peer and returns at once.
+            return self._result(None)
+        endpoint = self.endpoint(conn)
+        _sockets.bind_to_any(conn)
+        verbs = _sockets.verbs_of(endpoint)
+        operation = verbs.connect_operation(self.core, endpoint, conn, address)
+        if _sockets.is_this_machine(address):
+            self.core.kernel.hasten_refusal(conn)
+
+        def finish(_operation: OverlappedEx, _count: int) -> None:
+            verbs.finish_connect(conn)
+
+        return self._submit(operation, conn, finish)
+
+    def sendfile(self, sock: Any, file: Any, offset: int, count: int) -> "asyncio.Future[int]":
+        """Send `count` bytes of a file from `offset` (TransmitFile); the byte count."""
+        endpoint = self.endpoint(sock)
+        operation = _sockets.verbs_of(endpoint).transmit_operation(self.core, endpoint, sock, file, offset, count)
+        return self._submit(operation, sock, lambda _operation, sent: sent)
+
+    # -- pipes -------------------------------------------------------------------------------------------------
+
+    def accept_pipe(self, pipe: Any) -> "asyncio.Future[Any]":
+        """Wait for a client on a pipe server instance; the pipe object."""
+        operation = _pipes.connect_operation(self.core, self.endpoint(pipe), undelivered)
+        return self._submit(operation, pipe, lambda _operation, _count: pipe)
+
+    async def connect_pipe(self, address: str) -> Any:
+        """Open a named pipe as a client; while every instance is busy, wait for one without polling the name."""
+        kernel = self.core.kernel
+        while True:
+            try:
+                return private.PipeHandle(_pipes.open_client(kernel, address))
+            except OSError as exc:
+                if getattr(exc, "winerror", None) != Error.PIPE_BUSY:
+                    raise
+            # Cancelling leaves the worker thread to its own time-out; it holds nothing.
+            await self._loop.run_in_executor(None, _pipes.wait_for_instance, kernel, address, _PIPE_WAIT_MS)
+
+    # -- other handles -----------------------------------------------------------------------------------------
+
+    def wait_for_handle(self, handle: Any, timeout: float | None = None) -> "asyncio.Future[bool]":
+        """Wait until a handle is signalled: True, or False after `timeout` seconds (None: for ever)."""
+        return self._wait(handle, timeout)
+
+    def _wait_cancel(self, event: Any, done_callback: Callable[[Any], object]) -> "asyncio.Future[bool]":
+        # The stdlib's own wait futures cancel through this; ours do not, but the name is part of the interface.
+        future = self._wait(event, None)
+        future.add_done_callback(done_callback)
+        return future
+
+    def _wait(self, handle: Any, timeout: float | None) -> OperationFuture:
+        if self._waits is None:
+            self._waits = _waits.endpoint(self.core)
+        milliseconds = timeout_to_ms(timeout)
+        operation = _waits.wait_operation(self.core, self._waits, undelivered, int(handle), milliseconds)
+        return self._submit_plainly(operation, _waits.is_signalled)
+
+    # -- what a stdlib loop calls besides ----------------------------------------------------------------------
+
+    def _stop_serving(self, obj: Any) -> None:
+        """End the accepts outstanding on a listener that its owner is about to close."""
+        known = self._known.get(obj.fileno())
+        if known is not None and known[0]() is obj:
+            self.core.cancel_all(known[1])
+
+    def _unregister(self, operation: OverlappedEx) -> None:
+        """Called for an operation that is over; ours is taken back when its packet is dequeued, and not before."""
+
+
+def _send_now(conn: Any, view: memoryview, flags: int) -> int:
+    """How much of it the socket's own call takes, SEND_MAX at a time; less than all where it would wait."""
+    sent = 0
+    try:
+        while sent < len(view):
+            with view[sent : sent + SEND_MAX] as piece:
+                taken = conn.send(piece, flags)
+                sent += taken
+                if taken < len(piece):
+                    break
+    except (BlockingIOError, InterruptedError):
+        pass  # The overlapped send takes the rest.
+    except OSError as exc:
+        if not is_shortage(exc):
+            raise
+    return sent
+
+
+def _sender_of(operation: OverlappedEx) -> Any:
+    return _sockets.verbs_of(operation.endpoint).sender_of(operation)
+
+
+def _copy_into(view: memoryview, data: bytes) -> int:
+    view[: len(data)] = data
+    return len(data)
+
+
+def _take_leftover(endpoint: Endpoint, nbytes: int) -> bytes:
+    data, endpoint.leftover = endpoint.leftover[:nbytes], endpoint.leftover[nbytes:]
+    return data
+
+
+__all__ = ["IocpProactor"]

@@ -1,0 +1,32 @@
+"""The side door: an event loop policy, while asyncio has them. Deprecated there in 3.14, removed in 3.16."""
+
+import asyncio
+import sys
+import warnings
+
+from .._asyncio import _private as private
+from ._event_loop import IocpEventLoop, new_event_loop
+
+
+class IocpEventLoopPolicy(private.BasePolicy):  # type: ignore[misc]
+    """`asyncio.set_event_loop_policy(iocp_loop.IocpEventLoopPolicy())` makes every new loop an IocpEventLoop."""
+
+    _loop_factory = IocpEventLoop
+
+
+def install() -> None:
+    """Set the policy. Deprecated: `asyncio.run(main(), loop_factory=iocp_loop.new_event_loop)` says the same."""
+    if sys.version_info >= (3, 12):
+        warnings.warn(
+            "iocp_loop.install() is deprecated: pass loop_factory=iocp_loop.new_event_loop to asyncio.run() or "
+            "asyncio.Runner() instead",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    with warnings.catch_warnings():
+        # asyncio's own deprecation of policies (3.14) would say the same thing a second time.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        asyncio.set_event_loop_policy(IocpEventLoopPolicy())
+
+
+__all__ = ["IocpEventLoopPolicy", "install", "new_event_loop"]

@@ -1,0 +1,272 @@
+"""What waits to be run: `call_soon`, `call_soon_threadsafe` and the timers.
+
+asyncio's own, with less on the way. Handles are set up in place, without asking for debug mode once per handle (it is
+asked once per call; debug mode takes asyncio's own way). Timers are kept in a heap of tuples, because a heap of
+handles would compare them in Python, a dozen times for each of 100,000: `(when, number, handle)`, the number keeping
+those of one moment in the order they were asked for.
+
+Whoever asks for `_scheduled` gets what BaseEventLoop has there, a heap of handles, and may take from it and add to it:
+the timers are lent. In the heap of tuples they leave one that is always due: our next turn runs it, and it takes them
+back. Until then timers that are added go to the heap of tuples, and are lent when `_scheduled` is asked for again, or
+when a turn that is not ours waits (`_other_turns`).
+"""
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Sized
+from contextvars import Context, copy_context
+from typing import Any, TypeVar, TypeVarTuple
+
+from .._asyncio import _private as private
+from .._asyncio._private import Handle, ThreadsafeHandle, TimerHandle
+
+# The heap is cleaned when more than this many timers are in it, and more than half of them were cancelled.
+TIMERS_KEPT_MAX = 100
+# With more callbacks than this queued, a thread that adds another is slowed down: a turn runs what it finds, so this
+# many are between one look at the port and the next, however fast other threads are. Where no operation is outstanding,
+# packets cannot be kept waiting, only timers: that many.
+BACKLOG_MAX = 512
+BACKLOG_WITHOUT_IO_MAX = 16 * 1024
+# By this much for each call, in seconds; long enough for the loop to catch up.
+SLOWED_S = 0.001
+
+_Arguments = TypeVarTuple("_Arguments")
+_AnyHandle = TypeVar("_AnyHandle", bound=asyncio.Handle)
+Timer = tuple[float, int, Any]
+_new: Any = object.__new__
+_lock = private.lock_handle
+
+
+class SchedulingLoop(private.BaseLoop):
+    """The clock, the callbacks that are ready, and those whose time will come."""
+
+    def __init__(self) -> None:
+        self._timer_heap: list[Timer] = []
+        self._lent: list[Any] = []
+        self._returning: asyncio.TimerHandle | None = None  # takes back what is lent; None: nothing is
+        self._number = itertools.count().__next__
+        self._outstanding: Sized = ()  # the operations that are; whoever has a proactor says which
+        super().__init__()
+        # BaseEventLoop would take that of time.monotonic(): 15.6 ms up to 3.12, by which timers may be early.
+        self._clock_resolution = time.get_clock_info("perf_counter").resolution
+
+    @property
+    def _scheduled(self) -> list[Any]:
+        """The timers' handles, as BaseEventLoop keeps them; see the module's header."""
+        self._lend_timers()
+        return self._lent
+
+    @_scheduled.setter
+    def _scheduled(self, handles: list[Any]) -> None:
+        """All the timers from now on: BaseEventLoop drops many cancelled ones so, and begins with none."""
+        self._timer_heap.clear()
+        self._returning = None
+        self._lent = handles
+        if handles:
+            self._leave_returning_timer()
+
+    def _lend_timers(self) -> None:
+        """All that are in the heap of tuples."""
+        heap, lent = self._timer_heap, self._lent
+        if len(heap) == 1 and heap[0][2] is self._returning:
+            return
+        added = [timer[2] for timer in sorted(heap) if timer[2] is not self._returning]
+        if lent:
+            for handle in added:
+                heapq.heappush(lent, handle)
+        else:
+            lent.extend(added)  # A list in order is a heap.
+        heap.clear()
+        self._leave_returning_timer()
+
+    def _leave_returning_timer(self) -> None:
+        if self._returning is None:
+            self._returning = asyncio.TimerHandle(0, self._take_timers_back, (), self, Context())
+        self._timer_heap.append((0, self._number(), self._returning))
+
+    def _take_timers_back(self) -> None:
+        heap, lent = self._timer_heap, sorted(self._lent, key=lambda handle: handle._when)
+        self._lent.clear()
+        heap[:] = [timer for timer in heap if timer[2] is not self._returning]
+        heapq.heapify(heap)
+        self._returning = None
+        for handle in lent:
+            handle._scheduled = True
+            heapq.heappush(heap, (handle._when, self._number(), handle))
+        # Others may have dropped cancelled ones, and not counted.
+        self._timer_cancelled_count = sum(timer[2]._cancelled for timer in self._timer_heap)
+
+    def time(self) -> float:
+        """Seconds on the performance counter, finer than the 15.6 ms tick that older Pythons' loops count in."""
+        return time.perf_counter()
+
+    def close(self) -> None:
+        self._timer_heap.clear()
+        self._lent.clear()
+        super().close()
+        # BaseEventLoop has asked for `_scheduled`, which leaves a timer of ours there.
+        self._timer_heap.clear()
+        self._returning = None
+
+    def call_soon(
+        self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Call `callback(*args)` in the next turn, after what was asked for before.
+
+        Args:
+            callback: no coroutine.
+            args: what it is called with.
+            context: what it is called in; a copy of the current one if None.
+
+        Raises:
+            RuntimeError: the loop is closed; in debug mode, this is not its thread.
+        """
+        if self._debug or self._closed:
+            return _without_own_frame(super().call_soon(callback, *args, context=context))
+        handle: Any = _new(Handle)
+        handle._context = copy_context() if context is None else context
+        handle._loop = self
+        handle._callback = callback
+        handle._args = args
+        handle._cancelled = False
+        handle._repr = None
+        self._ready.append(handle)
+        return handle  # type: ignore[no-any-return]
+
+    def _finish_call_soon(self, exc: BaseException) -> None:
+        """Where an interrupt came in the middle of `call_soon`, do what is left of it.
+
+        Who called it cannot: it may be a future that wakes a task, which has forgotten its callbacks by now.
+        """
+        trace = exc.__traceback__
+        while trace is not None:
+            frame, trace = trace.tb_frame, trace.tb_next
+            asked = frame.f_locals
+            if frame.f_code is _CALL_SOON and asked["self"] is self and not self._closed:
+                if (handle := asked.get("handle")) is None or handle not in self._ready:
+                    self.call_soon(asked["callback"], *asked["args"], context=asked["context"])
+                return
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
+    ) -> asyncio.Handle:
+        """`call_soon` from any thread: wakes the loop. Many calls while it sleeps cost one packet.
+
+        A thread that is far ahead of a running loop is slowed down, by a millisecond for each call, unless it runs a
+        loop itself.
+        """
+        if self._debug or self._closed:
+            slow_handle = _without_own_frame(super().call_soon_threadsafe(callback, *args, context=context))
+            self._slow_down()
+            return slow_handle
+        handle: Any = _new(ThreadsafeHandle)
+        handle._context = copy_context() if context is None else context
+        handle._loop = self
+        handle._callback = callback
+        handle._args = args
+        handle._cancelled = False
+        handle._repr = None
+        if _lock is not None:
+            _lock(handle)
+        ready = self._ready
+        ready.append(handle)
+        self._write_to_self()
+        backlog = len(ready)
+        # One operation is what signals wake the loop by.
+        if backlog > BACKLOG_MAX and (len(self._outstanding) > 1 or backlog > BACKLOG_WITHOUT_IO_MAX):
+            self._slow_down()
+        return handle  # type: ignore[no-any-return]
+
+    def _slow_down(self) -> None:
+        """Let a loop that is far behind catch up; its own thread, and one that runs another loop, are never kept."""
+        if len(self._ready) > BACKLOG_MAX and self._thread_id is not None and private.current_loop() is None:
+            time.sleep(SLOWED_S)
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*_Arguments], object],
+        *args: *_Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call `callback(*args)` in `delay` seconds, never earlier. Otherwise as `call_at`."""
+        if delay is None:
+            raise TypeError("delay must not be None")
+        handle = self.call_at(self.time() + delay, callback, *args, context=context)
+        return _without_own_frame(handle) if self._debug else handle
+
+    def call_at(
+        self, when: float, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Call `callback(*args)` when the loop's `time` has reached `when`, never earlier.
+
+        Timers of the same moment run in the order they were asked for. Otherwise as `call_soon`.
+        """
+        if when is None:
+            raise TypeError("when cannot be None")
+        handle: Any
+        if self._debug or self._closed:
+            self._check_call_at(callback)
+            handle = _without_own_frame(asyncio.TimerHandle(when, callback, args, self, context))
+        else:
+            handle = _new(TimerHandle)
+            handle._context = copy_context() if context is None else context
+            handle._loop = self
+            handle._callback = callback
+            handle._args = args
+            handle._cancelled = False
+            handle._repr = None
+            handle._when = when
+        heapq.heappush(self._timer_heap, (when, self._number(), handle))
+        handle._scheduled = True
+        return handle  # type: ignore[no-any-return]
+
+    def _check_call_at(self, callback: Callable[..., object]) -> None:
+        self._check_closed()
+        self._check_thread()
+        self._check_callback(callback, "call_at")
+
+    def _take_due_timers(self, due: Any) -> None:
+        """Move the handles whose time has come to `due`, in order."""
+        timers = self._timer_heap
+        # The clock's resolution is what separates two readings of it: by so much a timer may be "reached".
+        now = self.time() + self._clock_resolution
+        while timers and timers[0][0] < now:
+            handle = heapq.heappop(timers)[2]
+            handle._scheduled = False
+            due.append(handle)
+
+    def _drop_cancelled_timers(self) -> None:
+        """Those at the head of the heap, or all at once when they are many."""
+        if self._returning is not None:
+            self._take_timers_back()
+        timers = self._timer_heap
+        if len(timers) > TIMERS_KEPT_MAX and 2 * self._timer_cancelled_count > len(timers):
+            kept = []
+            for timer in timers:
+                if timer[2]._cancelled:
+                    timer[2]._scheduled = False
+                else:
+                    kept.append(timer)
+            timers[:] = kept
+            heapq.heapify(timers)
+            self._timer_cancelled_count = 0
+        while timers and timers[0][2]._cancelled:
+            self._timer_cancelled_count -= 1
+            heapq.heappop(timers)[2]._scheduled = False
+        if not timers:
+            # One that a turn that is not ours has run counts as one of the heap's, when it is cancelled later.
+            self._timer_cancelled_count = 0
+
+
+def _without_own_frame(handle: _AnyHandle) -> _AnyHandle:
+    """Debug mode keeps where a handle was made: the last frame of that is ours."""
+    frames: Any = handle._source_traceback  # type: ignore[attr-defined]
+    if frames:
+        del frames[-1]
+    return handle
+
+
+_CALL_SOON = SchedulingLoop.call_soon.__code__
