@@ -105,11 +105,12 @@ class Steps:
                 pass
 
     def _pend_us(self) -> float:
-        from iocp_loop._handles import _sockets
+
+        from iocp_loop._handles._opening import open_socket
 
         proactor = self.loop.proactor
-        endpoint = _sockets.register(proactor, self.empty_peer)
-        operation = _sockets.receive_operation(proactor, endpoint, lambda *_: None, (ctypes.c_char * 2048)())
+        endpoint = open_socket(proactor, self.empty_peer)
+        operation = endpoint.receive_operation(lambda *_: None, (ctypes.c_char * 2048)())
 
         def once() -> None:
             proactor.submit(operation)

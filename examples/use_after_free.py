@@ -17,7 +17,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from iocp_loop import IoType, LifetimeError, OverlappedEx, Proactor, error_of, receive_operation
+from iocp_loop.lowlevel import IoType, LifetimeError, OverlappedEx, OverlappedSocket, Proactor, error_of
 
 SECRET = b"a late packet"
 
@@ -27,9 +27,9 @@ def pending_receive(buffer=None) -> SimpleNamespace:
     here, peer = socket.socketpair()
     here.setblocking(False)
     proactor = Proactor()
-    endpoint = proactor.register(here.fileno(), here)
+    endpoint = proactor.register(OverlappedSocket(here.fileno(), here))
     buffer = proactor.arena.buffer(64) if buffer is None else buffer
-    receive = receive_operation(proactor, endpoint, print, buffer)
+    receive = endpoint.receive_operation(print, buffer)
     proactor.submit(receive)
     assert receive.io_type is IoType.READ and receive.pending
     return SimpleNamespace(proactor=proactor, endpoint=endpoint, receive=receive, buffer=buffer, peer=peer)

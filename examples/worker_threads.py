@@ -25,19 +25,7 @@ import sys
 import threading
 from collections import Counter
 
-from iocp_loop import (
-    CompletionPort,
-    IoType,
-    OverlappedEx,
-    Proactor,
-    accept_operation,
-    error_of,
-    finish_accept,
-    receive_operation,
-    send_operation,
-    set_accepting_socket,
-    set_send_vector,
-)
+from iocp_loop.lowlevel import CompletionPort, IoType, OverlappedEx, OverlappedSocket, Proactor, error_of
 
 WORKERS = 5
 ACCEPTS = 4  # AcceptEx outstanding at a time
@@ -57,8 +45,9 @@ class Owner:
         self.lock = threading.RLock()
         self.references = 1
         # Associated with the port for life; the key that comes with it names this handle and no other, ever.
-        self.endpoint = server.proactor.register(sock.fileno(), sock)
-        server.owners[self.endpoint.key] = self
+        self.endpoint = server.proactor.register(OverlappedSocket(sock.fileno(), sock))
+        self.endpoint.user = self
+        server.arrived()
 
     def submit(self, operation: OverlappedEx) -> None:
         self.references += 1
@@ -85,7 +74,7 @@ class Owner:
         self.references -= 1
         if self.references == 0:
             self.on_last_reference()
-            self.server.forget(self)
+            self.server.gone()
 
     def on_accept(self, operation: OverlappedEx, status: int) -> None: ...
     def on_read(self, status: int, byte_count: int) -> None: ...
@@ -101,16 +90,16 @@ class Listener(Owner):
         self.sock = sock
         with self.lock:
             for _ in range(ACCEPTS):
-                self.cast(accept_operation(server.proactor, self.endpoint, sock, self.settled))
+                self.cast(self.endpoint.accept_operation(self.settled, sock))
 
     def cast(self, operation: OverlappedEx) -> None:
         conn = socket.socket(self.sock.family, self.sock.type)
         conn.setblocking(False)
-        set_accepting_socket(operation, conn)
+        self.endpoint.set_accepting_socket(operation, conn)
         self.submit(operation)
 
     def on_accept(self, operation: OverlappedEx, status: int) -> None:
-        conn = operation.keepalive
+        conn = operation.arriving
         if self.endpoint.closing:
             conn.close()  # Cancelled, because the server stops; or a client that was too late.
             return
@@ -122,7 +111,7 @@ class Listener(Owner):
             conn.close()  # This client was gone before it was accepted.
             return
         try:
-            finish_accept(operation, self.sock, conn)
+            self.endpoint.finish_accept(conn, self.sock)
             session = Session(self.server, conn)
         except OSError as exc:
             print(f"a client was lost on arrival: {exc}", file=sys.stderr)
@@ -138,8 +127,8 @@ class Session(Owner):
     def __init__(self, server: "Server", sock: socket.socket) -> None:
         super().__init__(server, sock)
         self.buffer = server.proactor.arena.buffer(RECEIVE_SIZE)
-        self.receive = receive_operation(server.proactor, self.endpoint, self.settled, self.buffer)
-        self.send = send_operation(server.proactor, self.endpoint, self.settled)
+        self.receive = self.endpoint.receive_operation(self.settled, self.buffer)
+        self.send = self.endpoint.send_operation(self.settled)
         self.outgoing: list[bytes] = []  # what waits for the send in flight to end
         self.client_is_done = False
         server.served += 1
@@ -176,7 +165,7 @@ class Session(Owner):
         # kernel until the send's packet is in, and the operation keeps them alive until then.
         if self.outgoing and not self.send.pending and not self.endpoint.closing:
             chunks, self.outgoing = self.outgoing[:16], self.outgoing[16:]
-            set_send_vector(self.send, chunks)
+            self.endpoint.set_send_vector(self.send, chunks)
             self.submit(self.send)
 
     def close_when_all_is_sent(self) -> None:
@@ -197,7 +186,7 @@ class Server:
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.port = CompletionPort(concurrency=WORKERS)
         self.proactor = Proactor(self.port)
-        self.owners: dict[int, Owner] = {}  # by completion key
+        self.alive = 0  # owners whose memory is not free yet
         self.empty = threading.Condition()
         self.served = 0
         self.errors: Counter[int] = Counter()
@@ -219,7 +208,7 @@ class Server:
             except ValueError:
                 return  # The port was closed: the server has stopped.
             for packet in packets:
-                owner = self.owners[packet.key]  # The key says whose it is.
+                owner = self.proactor.endpoints[packet.key].user  # The key says whose it is.
                 with owner.lock:
                     self.proactor.settle([packet], self.deliver)
                 self.deliver_failures()
@@ -236,16 +225,20 @@ class Server:
                 settled = self.proactor.settled.popleft()
             except IndexError:
                 return  # Another worker was faster.
-            with self.owners[settled[0].endpoint.key].lock:
+            with settled[0].endpoint.user.lock:
                 self.deliver(settled)
 
     def note(self, error: OSError) -> None:
         with self.empty:  # Sessions of several workers count here, and `+=` is two steps.
             self.errors[error.winerror] += 1
 
-    def forget(self, owner: Owner) -> None:
+    def arrived(self) -> None:
         with self.empty:
-            del self.owners[owner.endpoint.key]
+            self.alive += 1
+
+    def gone(self) -> None:
+        with self.empty:
+            self.alive -= 1
             self.empty.notify_all()
 
     def stop(self) -> None:
@@ -253,12 +246,12 @@ class Server:
         with self.listener.lock:
             self.listener.close()
         with self.empty:
-            self.empty.wait_for(lambda: self.listener.endpoint.key not in self.owners, timeout=10)
-        for owner in list(self.owners.values()):
-            with owner.lock:
-                owner.close()
+            self.empty.wait_for(lambda: self.listener.endpoint.key not in self.proactor.endpoints, timeout=10)
+        for endpoint in list(self.proactor.endpoints.values()):
+            with endpoint.user.lock:
+                endpoint.user.close()
         with self.empty:
-            self.empty.wait_for(lambda: not self.owners, timeout=10)
+            self.empty.wait_for(lambda: not self.alive, timeout=10)
         self.proactor.close()  # And with it the port, which wakes the workers.
         for thread in self.threads:
             thread.join()
@@ -308,10 +301,10 @@ def selftest(clients: int = 20, messages: int = 25) -> int:
     print(f"packets by worker: {dict(sorted(server.packets_by_thread.items()))}")
     print(f"sessions ended by WinError: {dict(server.errors)}")
     print(
-        f"after the stop: {len(server.owners)} sessions, {len(server.proactor.pending)} pending operations, "
+        f"after the stop: {server.alive} sessions, {len(server.proactor.pending)} pending operations, "
         f"{len(server.proactor.endpoints)} endpoints, {workers_alive} workers"
     )
-    wrong += ["something is left"] * bool(server.owners or server.proactor.pending or workers_alive)
+    wrong += ["something is left"] * bool(server.alive or server.proactor.pending or workers_alive)
     wrong += ["not every client was served"] * (server.served != clients + len(idle))
     print("\n".join(wrong) or "selftest passed")
     return 1 if wrong else 0

@@ -2,10 +2,9 @@
 
     asyncio.run(main(), loop_factory=iocp_loop.new_event_loop)
 
-Front door: `new_event_loop`, `run`, `IocpEventLoop`. Under it, usable without asyncio: `CompletionPort`,
-`OverlappedEx`, `IoType`, `Proactor`, and the operations of a TCP server (`accept_operation`, `receive_operation`,
-`send_operation` and what goes with them; see examples/worker_threads.py). For the stdlib's own loop: `IocpProactor`.
-`IocpEventLoopPolicy` and `install()` exist where asyncio still has policies (up to Python 3.15).
+Front door: `new_event_loop`, `run`, `IocpEventLoop`; for the stdlib's own loop, `IocpProactor`. `IocpEventLoopPolicy`
+and `install()` exist where asyncio still has policies (up to Python 3.15). What is under it, usable without asyncio:
+`iocp_loop.lowlevel`.
 """
 
 import sys
@@ -17,19 +16,7 @@ if sys.platform != "win32":
         "Python under Wine."
     )
 
-from ._core._operation import IoType as IoType
-from ._core._operation import LifetimeError as LifetimeError
-from ._core._operation import OverlappedEx as OverlappedEx
-from ._core._port import CompletionPort as CompletionPort
-from ._core._port import Packet as Packet
-from ._core._proactor import Proactor as Proactor
-from ._handles._sockets import accept_operation as accept_operation
-from ._handles._sockets import error_of as error_of
-from ._handles._sockets import finish_accept as finish_accept
-from ._handles._sockets import receive_operation as receive_operation
-from ._handles._sockets import send_operation as send_operation
-from ._handles._sockets import set_accepting_socket as set_accepting_socket
-from ._handles._sockets import set_send_vector as set_send_vector
+from . import lowlevel as lowlevel
 from ._loop._event_loop import IocpEventLoop as IocpEventLoop
 from ._loop._event_loop import new_event_loop as new_event_loop
 from ._loop._event_loop import run as run
@@ -41,25 +28,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CompletionPort",
-    "IoType",
-    "IocpEventLoop",
-    "IocpProactor",
-    "LifetimeError",
-    "OverlappedEx",
-    "Packet",
-    "Proactor",
-    "accept_operation",
-    "error_of",
-    "finish_accept",
-    "new_event_loop",
-    "receive_operation",
-    "run",
-    "send_operation",
-    "set_accepting_socket",
-    "set_send_vector",
-]
+__all__ = ["IocpEventLoop", "IocpProactor", "lowlevel", "new_event_loop", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -68,4 +37,9 @@ def __getattr__(name: str) -> Any:
         from ._loop import _policy
 
         return getattr(_policy, name)
+    if name == "_operation":
+        # Who asks after a run what the kernel was left with (`_operation.ORPHANS`) asks here; the room has moved.
+        from ._core import _operation
+
+        return _operation
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

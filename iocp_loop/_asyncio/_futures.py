@@ -12,10 +12,12 @@ from typing import Any
 
 from .._core._cancels import RECEIVES
 from .._core._endpoint import Endpoint
-from .._core._operation import PENDING, IoType, OverlappedEx
+from .._core._operation import PENDING, AcceptOperation, IoType, OverlappedEx
 from .._core._proactor import Proactor
 from .._core._shortages import status_of_closed
-from .._handles import _pipes, _sockets
+from .._handles._base import IoHandle, Outcome, StreamHandle, error_of, winerror_of
+from .._handles._pipes import handle_of
+from .._handles._shared_sockets import PerformedOperation
 from .._win32.constants import Error, Status
 from .._win32.memory import address_of
 
@@ -24,11 +26,20 @@ Convert = Callable[[OverlappedEx, int], Any]
 
 
 class OperationFuture(asyncio.Future[Any]):
-    """The future of one operation: settled by its packet, whatever was asked meanwhile."""
+    """The future of one operation: settled by its packet, whatever was asked meanwhile.
 
-    def __init__(self, core: Proactor, operation: OverlappedEx, convert: Convert, loop: Any) -> None:
+    Args:
+        core: where it is submitted.
+        operation: itself, not yet submitted.
+        convert: makes the result of what it has brought.
+        loop: whose future this is.
+        conn: whose handle it is on, where somebody else owns that; kept until it is over.
+    """
+
+    def __init__(self, core: Proactor, operation: OverlappedEx, convert: Convert, loop: Any, conn: Any = None) -> None:
         super().__init__(loop=loop)
         self._core = core
+        self._conn = conn
         self._operation = operation
         self._convert = convert
         self._cancel_message: Any = None
@@ -64,7 +75,7 @@ class OperationFuture(asyncio.Future[Any]):
         if status and self._was_begun_again(operation, status):
             return
         is_bystander = status == Status.CANCELLED and self._outcome is None and self._was_a_bystander(operation)
-        if is_bystander and not self._read_leftover(operation):
+        if is_bystander and not self._read_unread(operation):
             self._cancels_before = operation.endpoint.receives_cancelled
             self._core.submit(operation)
         else:
@@ -90,7 +101,7 @@ class OperationFuture(asyncio.Future[Any]):
             else:
                 self.set_result(result)
         operation.deliver = undelivered  # Breaks the cycle with this future.
-        self._outcome = self._convert = None  # type: ignore[assignment]
+        self._outcome = self._convert = self._conn = None  # type: ignore[assignment]
         self._core.release(operation)
 
     def _was_a_bystander(self, operation: OverlappedEx) -> bool:
@@ -105,31 +116,32 @@ class OperationFuture(asyncio.Future[Any]):
         endpoint = self._operation.endpoint
         if endpoint.closing or endpoint.owner is not None:
             return not endpoint.closing
-        conn = self._operation.keepalive[0]
+        conn = self._conn
         try:
-            handle: int = conn.fileno() if endpoint.is_socket else _pipes.handle_of(conn)
+            handle: int = conn.fileno() if endpoint.speaks_winsock else handle_of(conn)
         except (OSError, TypeError, ValueError):
             return False
         return handle == endpoint.handle
 
-    def _read_leftover(self, operation: OverlappedEx) -> bool:
+    def _read_unread(self, operation: OverlappedEx) -> bool:
         """Take what was kept for the next receive as if it had been received; False if nothing was."""
-        endpoint, size = operation.endpoint, len(operation.buffer)
+        handle: Any = operation.endpoint
+        size = len(operation.buffer)
         if operation.io_type is IoType.READ:
-            if not endpoint.leftover:
+            if not handle.unread:
                 return False
-            data, rest = endpoint.leftover[:size], endpoint.leftover[size:]
+            data, rest = handle.unread[:size], handle.unread[size:]
             outcome = self._read(operation, Status.SUCCESS, _fill(operation, data))
             # One statement, without a call: an interrupt must find it in one of both.
-            self._outcome, endpoint.leftover = outcome, rest
+            self._outcome, handle.unread = outcome, rest
             return True
-        if not endpoint.datagrams:
+        if not handle.unread_datagrams:
             return False
-        (data, sender), *others = endpoint.datagrams
-        _sockets.verbs_of(endpoint).set_sender(operation, sender)
+        (data, sender), *others = handle.unread_datagrams
+        handle.set_sender(operation, sender)
         # Of one that is longer than the buffer the rest is cut off.
         outcome = self._read(operation, Status.SUCCESS, _fill(operation, data[:size]))
-        self._outcome, endpoint.datagrams = outcome, others
+        self._outcome, handle.unread_datagrams = outcome, others
         return True
 
     def _keep_unwanted(self, operation: OverlappedEx, result: Any, byte_count: int) -> BaseException:
@@ -138,17 +150,18 @@ class OperationFuture(asyncio.Future[Any]):
             result[0].close()
         elif operation.io_type in RECEIVES:
             data = bytes(operation.buffer[:byte_count])
+            handle = operation.endpoint
+            assert isinstance(handle, IoHandle)
             if operation.io_type is IoType.READ:
-                keep_bytes(self._core, operation.endpoint, data)
+                keep_bytes(self._core, handle, data)
             else:
-                keep_datagram(self._core, operation.endpoint, data, result[1])
+                keep_datagram(self._core, handle, data, result[1])
         return asyncio.CancelledError()
 
     def _read(self, operation: OverlappedEx, status: int, byte_count: int) -> tuple[Any, BaseException | None]:
-        code = _sockets.winerror_of(operation, status)
-        if code and not _means_success(operation, code):
+        if status and not _means_success(operation, status, byte_count):
             _discard(operation)
-            return None, _sockets.error_of(operation, status)
+            return None, error_of(operation, status)
         try:
             return self._convert(operation, byte_count), None
         except OSError as exc:
@@ -159,20 +172,30 @@ class OperationFuture(asyncio.Future[Any]):
 class SendFuture(OperationFuture):
     """The future of a whole buffer, sent piece by piece: no call is given more than `limit` bytes.
 
-    The pieces of several do not alternate: each waits in `Endpoint.sends` until those before it are over.
+    The pieces of several do not alternate: each waits in `IoHandle.sends` until those before it are over.
 
     Args:
-        core, operation, loop: as for `OperationFuture`; the operation is one of `send_operation`, without a vector.
+        core, operation, loop, conn: as for `OperationFuture`; the operation is one of `send_operation`, without a
+            vector.
+        handle: whose operation that is.
         data: what to send.
         sent_before: bytes, by the socket's own call; the result counts them.
         limit: bytes of one piece.
     """
 
     def __init__(
-        self, core: Proactor, operation: OverlappedEx, loop: Any, data: bytes, sent_before: int, limit: int
+        self,
+        core: Proactor,
+        operation: OverlappedEx,
+        loop: Any,
+        conn: Any,
+        handle: StreamHandle,
+        data: bytes,
+        sent_before: int,
+        limit: int,
     ) -> None:
-        super().__init__(core, operation, lambda _operation, _count: sent_before + self._sent, loop)
-        self._verbs = verbs_of(operation.endpoint)
+        super().__init__(core, operation, lambda _operation, _count: sent_before + self._sent, loop, conn)
+        self._handle = handle
         self._data = data
         self._sent = 0
         self._limit = limit
@@ -180,9 +203,9 @@ class SendFuture(OperationFuture):
 
     def begin(self) -> None:
         """Send, as soon as those before it on the same handle are over."""
-        endpoint = self._operation.endpoint
-        endpoint.sends = [*(endpoint.sends or ()), self]
-        if endpoint.sends[0] is self:
+        handle = self._handle
+        handle.sends = [*(handle.sends or ()), self]
+        if handle.sends[0] is self:
             self._submit_piece()
 
     def begin_next(self) -> None:
@@ -192,7 +215,7 @@ class SendFuture(OperationFuture):
 
     def _submit_piece(self) -> None:
         if self._is_open():
-            self._verbs.set_send_vector(self._operation, [self._data], self._sent, self._limit)
+            self._handle.set_send_vector(self._operation, [self._data], self._sent, self._limit)
             try:
                 self._is_out = True
                 self._core.submit(self._operation)
@@ -200,11 +223,11 @@ class SendFuture(OperationFuture):
                 self._is_out = self._core.holds(self._operation)  # An interrupt: the last result is delivered again.
                 raise
         else:
-            self._core.settle_inline(self._operation, status_of_closed(self._operation.endpoint), 0)
+            self._core.settle_inline(self._operation, status_of_closed(self._handle), 0)
 
     def cancel(self, msg: Any = None) -> bool:
         """As of `OperationFuture`; one that has not begun is over at once."""
-        waits = self._operation.endpoint.sends
+        waits = self._handle.sends
         if self.done() or not waits or waits[0] is self or self not in waits:
             return super().cancel(msg)
         waits.remove(self)
@@ -220,65 +243,60 @@ class SendFuture(OperationFuture):
         if not status and byte_count and not self._cancel_requested and self._sent < len(self._data):
             self._submit_piece()
             return
-        self._let_the_next_begin(operation.endpoint)
+        self._let_the_next_begin()
         self._finish(operation, status, byte_count)
 
-    def _let_the_next_begin(self, endpoint: Endpoint) -> None:
-        waits = endpoint.sends
+    def _let_the_next_begin(self) -> None:
+        waits = self._handle.sends
         if not waits or waits[0] is not self:
             return
         if len(waits) > 1:
             waits[1].begin_next()
         # Last: an interrupt before finds the next one waiting, and not forgotten.
-        endpoint.sends = waits[1:] or None
+        self._handle.sends = waits[1:] or None
 
 
 class ReadyFuture(asyncio.Future[Any]):
     """The future of what needed no operation."""
 
-    # asyncio.ProactorEventLoop looks here on its self-pipe's future, which is one of these after leftover bytes.
+    # asyncio.ProactorEventLoop looks here on its self-pipe's future, which is one of these after unread bytes.
     _ov = None
 
 
-def verbs_of(endpoint: Endpoint) -> Any:
-    """The module whose verbs serve an endpoint of either kind."""
-    return _sockets.verbs_of(endpoint) if endpoint.is_socket else _pipes
-
-
-def _means_success(operation: OverlappedEx, code: int) -> bool:
-    kind = operation.io_type
-    if kind is IoType.PIPE_CONNECT:
-        return code == Error.PIPE_CONNECTED  # The client was there first.
-    if kind is IoType.READ and not operation.endpoint.is_socket:
-        # The other end is gone, which is the end of the stream; or a message was longer than the buffer.
-        return code in (Error.BROKEN_PIPE, Error.HANDLE_EOF, Error.MORE_DATA)
-    return False
+def _means_success(operation: OverlappedEx, status: int, byte_count: int) -> bool:
+    handle = operation.endpoint
+    if operation.io_type is IoType.PIPE_CONNECT:
+        return winerror_of(operation, status) == Error.PIPE_CONNECTED  # The client was there first.
+    if operation.io_type is IoType.READ and isinstance(handle, StreamHandle):
+        # The end of the stream; or a message was longer than the buffer.
+        return handle.receive_outcome(operation, status, byte_count) is not Outcome.FAILED
+    return winerror_of(operation, status) == Error.SUCCESS
 
 
 def _discard(operation: OverlappedEx) -> None:
     """Of a failed accept, the socket that was to be the connection."""
-    if operation.io_type is IoType.ACCEPT:
-        operation.keepalive[1].close()
+    if isinstance(operation, (AcceptOperation, PerformedOperation)) and operation.arriving is not None:
+        operation.arriving.close()
 
 
-def keep_bytes(core: Proactor, endpoint: Endpoint, data: bytes, *, first: bool = False) -> None:
+def keep_bytes(core: Proactor, handle: IoHandle, data: bytes, *, first: bool = False) -> None:
     """Received bytes that nobody took: they begin the next receive, or the one that waits already.
 
     Args:
-        core: whose endpoint it is.
-        endpoint: where they came from.
+        core: whose handle it is.
+        handle: where they came from.
         data: the bytes.
         first: they came before those that are kept already.
     """
-    endpoint.leftover = data + endpoint.leftover if first else endpoint.leftover + data
-    _wake_one(core, endpoint, IoType.READ)
+    handle.unread = data + handle.unread if first else handle.unread + data
+    _wake_one(core, handle, IoType.READ)
 
 
-def keep_datagram(core: Proactor, endpoint: Endpoint, data: bytes, sender: Any, *, first: bool = False) -> None:
+def keep_datagram(core: Proactor, handle: IoHandle, data: bytes, sender: Any, *, first: bool = False) -> None:
     """As `keep_bytes`, for a datagram."""
-    kept = endpoint.datagrams or []
-    endpoint.datagrams = [(data, sender), *kept] if first else [*kept, (data, sender)]
-    _wake_one(core, endpoint, IoType.READ_FROM)
+    kept = handle.unread_datagrams or []
+    handle.unread_datagrams = [(data, sender), *kept] if first else [*kept, (data, sender)]
+    _wake_one(core, handle, IoType.READ_FROM)
 
 
 def _wake_one(core: Proactor, endpoint: Endpoint, io_type: IoType) -> None:

@@ -20,14 +20,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from .._core._arena import HeapArena
-from .._core._endpoint import Endpoint
 from .._core._operation import OverlappedEx
 from .._core._proactor import Proactor
-from .._handles import _pipes, _sockets
+from .._handles import _pipes
+from .._handles._base import StreamHandle
 from .._handles._blocking import console_mode
+from .._handles._opening import open_socket
 from .._win32.constants import FileFlag, Status
 from .._win32.kernel import Win32Kernel
 from .._win32.prototypes import bind
@@ -90,14 +91,13 @@ def _proactor() -> "Iterator[Proactor]":
         proactor.close()
 
 
-def _receive(proactor: Proactor, endpoint: Endpoint, verbs: Any = _sockets) -> OverlappedEx:
-    operation: OverlappedEx = verbs.receive_operation(proactor, endpoint, ignore, proactor.arena.buffer(16))
-    return operation
+def _receive(proactor: Proactor, handle: StreamHandle) -> OverlappedEx:
+    return handle.receive_operation(ignore, proactor.arena.buffer(16))
 
 
-def _cancelled(proactor: Proactor, endpoint: Endpoint) -> bool:
+def _cancelled(proactor: Proactor, handle: StreamHandle) -> bool:
     """Submit a receive and cancel it; whether its packet said that it was cancelled."""
-    receive = _receive(proactor, endpoint)
+    receive = _receive(proactor, handle)
     proactor.submit(receive)
     proactor.cancel(receive)
     settled = first_result(proactor)
@@ -122,7 +122,7 @@ def _end_of(sock: socket.socket, size: int) -> Answer:
 def close_after_a_cancelled_receive(*, shut_down: bool) -> Answer:
     """Cancel a receive, send, close; does the peer see all, and an end?"""
     with _proactor() as proactor, connected(socket.AF_INET) as (here, there):
-        endpoint = _sockets.register(proactor, here)
+        endpoint = open_socket(proactor, here)
         if not _cancelled(proactor, endpoint):
             return Answer("not tried", "the receive was not cancelled")
         here.sendall(bytes(SMALL))
@@ -158,7 +158,7 @@ def send_of_any_size() -> Answer:
 def cancel_of_one_receive() -> Answer:
     """Of two receives that wait on one TCP socket, one is cancelled; what becomes of the other?"""
     with _proactor() as proactor, connected(socket.AF_INET) as (here, _there):
-        endpoint = _sockets.register(proactor, here)
+        endpoint = open_socket(proactor, here)
         first, second = _receive(proactor, endpoint), _receive(proactor, endpoint)
         proactor.submit(first)
         proactor.submit(second)
@@ -174,7 +174,7 @@ def plain_cancels() -> Answer:
     """Receives that are cancelled once: is each of them told? And is its packet there when CancelIoEx returns?"""
     forgotten = later = 0
     with _proactor() as proactor, connected(socket.AF_INET) as (here, _there):
-        endpoint = _sockets.register(proactor, here)
+        endpoint = open_socket(proactor, here)
         receive = _receive(proactor, endpoint)
         for _ in range(ROUNDS):
             proactor.submit(receive)
@@ -190,7 +190,7 @@ def plain_cancels() -> Answer:
     return Answer("forgotten" if forgotten else "told", detail)
 
 
-def _bytes_lost(proactor: Proactor, endpoint: Endpoint, verbs: Any, write: Callable[[bytes], object]) -> Answer:
+def _bytes_lost(proactor: Proactor, handle: StreamHandle, write: Callable[[bytes], object]) -> Answer:
     """Cancel receives while a thread writes a byte for each: does every byte come all the same?"""
     turn, done = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -201,7 +201,7 @@ def _bytes_lost(proactor: Proactor, endpoint: Endpoint, verbs: Any, write: Calla
             done.release()
 
     threading.Thread(target=writer, daemon=True).start()
-    receive = _receive(proactor, endpoint, verbs)
+    receive = _receive(proactor, handle)
     lost = cancelled = 0
     for number in range(ROUNDS):
         proactor.submit(receive)
@@ -217,7 +217,7 @@ def _bytes_lost(proactor: Proactor, endpoint: Endpoint, verbs: Any, write: Calla
             proactor.submit(receive)
             if first_result(proactor) is None:
                 lost += 1
-                proactor.cancel_all(endpoint)
+                proactor.cancel_all(handle)
                 first_result(proactor)
     return Answer("lost" if lost else "none lost", f"{lost} of {ROUNDS}; {cancelled} receives were cancelled")
 
@@ -226,7 +226,7 @@ def bytes_that_meet_a_cancel_on_a_socket() -> Answer:
     """As for pipes: an idle connection of ours cancels its receive."""
     with _proactor() as proactor, connected(socket.AF_INET) as (here, there):
         there.setblocking(True)
-        return _bytes_lost(proactor, _sockets.register(proactor, here), _sockets, there.sendall)
+        return _bytes_lost(proactor, open_socket(proactor, here), there.sendall)
 
 
 def bytes_that_meet_a_cancel_on_a_pipe() -> Answer:
@@ -244,8 +244,7 @@ def bytes_that_meet_a_cancel_on_a_pipe() -> Answer:
                 where, place = ctypes.addressof(buffer), ctypes.addressof(written)
                 kernel.WriteFileBlocking(handles[1], where, len(data), place, 0)
 
-            endpoint = _pipes.register(proactor, handles[0])
-            return _bytes_lost(proactor, endpoint, _pipes, write)
+            return _bytes_lost(proactor, _pipes.open_overlapped(proactor, handles[0]), write)
         finally:
             for handle in handles:
                 kernel.CloseHandle(handle)

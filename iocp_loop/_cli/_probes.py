@@ -17,7 +17,8 @@ from typing import NamedTuple
 from .._core._arena import HeapArena
 from .._core._operation import OverlappedEx
 from .._core._proactor import Proactor
-from .._handles import _readiness, _sockets, _waits
+from .._handles import _readiness, _waits
+from .._handles._opening import open_socket
 from .._win32.constants import EXTENSION_GUIDS, InitialRto, Ioctl, TimerFlag
 from .._win32.errors import os_error
 from .._win32.prototypes import bind
@@ -98,10 +99,10 @@ def probe_inline_receive(family: int) -> Finding:
     proactor = Proactor(arena=HeapArena())
     try:
         with connected(family) as (here, there):
-            endpoint = _sockets.register(proactor, here)
-            if not endpoint.skips_port:
+            handle = open_socket(proactor, here)
+            if not handle.skips_port:
                 return Finding(False, "a layered provider hands out sockets that are no file handles (XP1_IFS_HANDLES)")
-            receive = _sockets.receive_operation(proactor, endpoint, ignore, proactor.arena.buffer(16))
+            receive = handle.receive_operation(ignore, proactor.arena.buffer(16))
             proactor.submit(receive)
             there.send(b"late")
             late = first_result(proactor)
@@ -110,7 +111,7 @@ def probe_inline_receive(family: int) -> Finding:
             proactor.submit(receive)
             inline = not receive.pending
             early = first_result(proactor)
-            proactor.close_endpoint(endpoint)
+            proactor.close_endpoint(handle)
             return Finding(
                 inline and late is not None and late[2] == 4 and early is not None and early[2] == 5,
                 "a receive that found its data posted no packet" if inline else "a receive with data there was queued",

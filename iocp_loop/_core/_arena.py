@@ -30,7 +30,7 @@ class Arena(Protocol):
     def message_buffer(self, size: int) -> Any:
         """As `buffer`, or a bytes object that is not filled yet; a slice of all of it may be the object itself.
 
-        For `_sockets` and `_pipes`, which write by its address. What was received into all of it may be a user's by
+        For handles whose kernel call writes by its address. What was received into all of it may be a user's by
         then, so it must not be received into again.
         """
 
@@ -73,7 +73,7 @@ def retire(operation: OverlappedEx) -> None:
     if operation.state in KERNEL_OWNED:
         raise LifetimeError(f"{operation!r} was released while the kernel owned it")
     operation.state = RELEASED
-    operation.buffer = operation.keepalive = operation.stop = None
+    operation.let_go()
 
 
 def stomp_wanted() -> bool:

@@ -133,7 +133,7 @@ class Cancels:
     def _ask_now(self, endpoint: Endpoint, address: int) -> bool:
         if self._kernel.CancelIoEx(endpoint.handle, address) or self._kernel.last_error() in _ANSWERED:
             return True
-        return endpoint.is_socket and self._ask_base(endpoint, address)
+        return endpoint.speaks_winsock and self._ask_base(endpoint, address)
 
     def _ask_base(self, endpoint: Endpoint, address: int) -> bool:
         try:

@@ -7,8 +7,8 @@ takes a late packet of a closed handle for a stranger's.
 
 import itertools
 from collections.abc import Callable
-from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from ._operation import OverlappedEx
@@ -22,67 +22,72 @@ class Key(IntEnum):
     FIRST_ENDPOINT = 16
 
 
+class Kind(StrEnum):
+    """What a handle is, as messages name it."""
+
+    SOCKET = "socket"
+    PIPE = "pipe"
+    FILE = "file"
+    CONSOLE = "console"
+    DEVICE = "device"
+    WAIT = "wait"  # no handle: what waits for other people's handles hang on
+
+
 _next_key = itertools.count(Key.FIRST_ENDPOINT).__next__
 
 
 class Endpoint:
-    """One handle known to a proactor.
+    """One handle known to a proactor. What can be done with it, a subclass says (`_handles`).
+
+    Args:
+        handle: the OS handle's value; 0 where there is none.
+        owner: an object whose `close()` closes the handle when the endpoint is closed; None if the handle belongs to
+            somebody else, who must keep it open until its operations are done.
+        kind: for messages.
 
     Attributes:
         key: its completion key.
-        handle: the OS handle's value.
-        owner: the Python object that owns the handle and closes it, or None if somebody else's.
-        kind: a word for messages: socket, pipe, device, and what else a handle may be ("file", "console", "wait").
-        is_socket: which table maps its statuses to errors.
         skips_port: an inline success posts no packet.
         operations: what the kernel owns on it right now. A list and not a count: appending and removing are atomic,
             so threads need no lock for it, and a leak report can name what is there.
         closing: no further operation may be submitted.
         on_closed: called once the handle is closed.
-        leftover: bytes of a receive that succeeded although it was cancelled; the next receive begins with them.
-        datagrams: as `leftover`, of datagrams: each with its sender. None while there are none.
         receives_cancelled: how often a receive on it was cancelled. On Windows that ends the others too
             (https://github.com/dotnet/corefx/issues/36516), which must be told from an end of their own.
-        sends: the futures of what is to be sent, one after the other; the first is under way. None if there is none.
         proactor: whose table it is in; None before and where there is none.
-        verbs: the module of level 3 whose verbs serve it, set by that module's `register`; None if nobody said.
+        user: who uses the handle, for programs that go by the key of a packet; theirs to set. None if nobody said.
     """
+
+    # Whether its statuses read as Winsock's errors, and a layered provider may stand between it and the system.
+    speaks_winsock: ClassVar[bool] = False
 
     __slots__ = (
         "__weakref__",
         "closing",
-        "datagrams",
         "handle",
-        "is_socket",
         "key",
         "kind",
-        "leftover",
         "on_closed",
         "operations",
         "owner",
         "proactor",
         "receives_cancelled",
-        "sends",
         "skips_port",
-        "verbs",
+        "user",
     )
 
-    def __init__(self, handle: int, owner: Any, kind: str) -> None:
+    def __init__(self, handle: int, owner: Any, kind: Kind) -> None:
         self.key = _next_key()
         self.handle = handle
         self.owner = owner
         self.kind = kind
-        self.is_socket = kind == "socket"
         self.skips_port = False
         self.closing = False
         self.operations: list[OverlappedEx] = []
         self.on_closed: Callable[[], None] | None = None
-        self.leftover = b""
-        self.datagrams: list[tuple[bytes, Any]] | None = None
         self.receives_cancelled = 0
-        self.sends: list[Any] | None = None
-        self.verbs: Any = None
         self.proactor: Any = None
+        self.user: Any = None
 
     def __repr__(self) -> str:
         state = "closing" if self.closing else "open"

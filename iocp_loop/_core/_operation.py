@@ -36,12 +36,14 @@ Behind it stands the type, readable in a memory dump, and behind that whatever e
 import ctypes
 from collections.abc import Callable
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .._win32.sockaddr import SOCKADDR_MAX
-from .._win32.types import AFD_POLL_INFO, DWORD, INT, OVERLAPPED, WSABUF
+from .._win32.types import DWORD, INT, OVERLAPPED, WSABUF
 
 if TYPE_CHECKING:
+    import socket
+
     from ._endpoint import Endpoint
 
 # One gathered send. A Windows provider takes any number; past a few dozen, the copying of the array outweighs the gain.
@@ -123,7 +125,6 @@ class OverlappedEx(ctypes.Structure):
         start, args: the kernel call that submits it, and that call's arguments, prepared once.
         stop: how to ask for its end where CancelIoEx is not the way; None where it is.
         buffer: the data buffer, or whatever keeps the data alive.
-        keepalive: anything else that must live as long as the kernel may use it.
         refusals: how often in a row the kernel had no memory for it, after the first time; see `_shortages`.
 
     Not thread-safe: one thread at a time may prepare, submit or cancel it.
@@ -140,7 +141,6 @@ class OverlappedEx(ctypes.Structure):
         "deliver",
         "endpoint",
         "io_type",
-        "keepalive",
         "refusals",
         "start",
         "state",
@@ -167,7 +167,6 @@ class OverlappedEx(ctypes.Structure):
     start: Callable[..., int]
     args: tuple[Any, ...]
     buffer: Any
-    keepalive: Any
     refusals: int
     stop: Callable[[], None] | None
 
@@ -181,8 +180,12 @@ class OverlappedEx(ctypes.Structure):
         self.io_type = io_type
         self.address = ctypes.addressof(self)
         self.state = IDLE
-        self.context = self.buffer = self.keepalive = self.stop = None
+        self.context = self.buffer = self.stop = None
         self.refusals = 0
+
+    def let_go(self) -> None:
+        """Keep nothing alive any more: it is released. A subclass that keeps more lets that go, too."""
+        self.buffer = self.stop = None
 
     def __repr__(self) -> str:
         endpoint = getattr(self, "endpoint", None)
@@ -250,20 +253,37 @@ class WriteToOperation(OverlappedEx):
     __slots__ = ()
 
 
+class Arriving(Protocol):
+    """The place of a connection that an accept waits for."""
+
+    def close(self) -> object:
+        """There shall be none; or it came, and nobody wants it."""
+
+
 class AcceptOperation(OverlappedEx):
-    """AcceptEx: both addresses of the new connection arrive in `addresses`. `keepalive` is the accepting socket.
+    """AcceptEx: both addresses of the new connection arrive in `addresses`.
 
     Attributes:
+        arriving: the accepting socket, as long as the kernel may use it; None while there is none.
         provider: family, type and protocol of the listener, as plain numbers: a socket makes enums of them each time.
         read_addresses: its provider's GetAcceptExSockaddrs.
     """
 
     zero_is_success: ClassVar[bool] = False
     _fields_ = [("addresses", ctypes.c_char * (2 * ACCEPT_ADDRESS_SIZE))]
-    __slots__ = ("provider", "read_addresses")
+    __slots__ = ("arriving", "provider", "read_addresses")
 
+    arriving: "socket.socket | None"
     provider: tuple[int, int, int]
     read_addresses: Callable[..., int]
+
+    def prepare(self, io_type: IoType) -> None:
+        super().prepare(io_type)
+        self.arriving = None
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.arriving = None
 
 
 class ConnectOperation(OverlappedEx):
@@ -289,10 +309,26 @@ class FileWriteOperation(OverlappedEx):
 
 
 class PlainOperation(OverlappedEx):
-    """A BOOL call that needs no memory but its OVERLAPPED: TransmitFile, ConnectNamedPipe."""
+    """A BOOL call that needs no memory but its OVERLAPPED: ConnectNamedPipe."""
 
     zero_is_success: ClassVar[bool] = False
     __slots__ = ()
+
+
+class TransmitOperation(PlainOperation):
+    """TransmitFile.
+
+    Attributes:
+        file: what is sent, which must stay open.
+    """
+
+    __slots__ = ("file",)
+
+    file: Any
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.file = None
 
 
 class ThreadOperation(OverlappedEx):
@@ -301,32 +337,3 @@ class ThreadOperation(OverlappedEx):
     answers_status: ClassVar[bool] = True
     in_kernel: ClassVar[bool] = False
     __slots__ = ()
-
-
-class PollOperation(OverlappedEx):
-    """AFD poll of one socket: asked in `request`, answered in `answer`."""
-
-    answers_status: ClassVar[bool] = True
-    _fields_ = [("request", AFD_POLL_INFO), ("answer", AFD_POLL_INFO)]
-    __slots__ = ()
-
-
-class PerformedOperation(OverlappedEx):
-    """An operation that waits for its socket to be ready and is then performed by a call that does not wait.
-
-    The kernel never sees it: `pending` means that we have not done it yet. It travels like the others all the same.
-
-    Attributes:
-        perform: does it, or raises BlockingIOError to be called again when the socket is ready; the byte count.
-        target: whom to send to or connect to; or whom it came from.
-        progress: of a send, the bytes already gone.
-    """
-
-    answers_status: ClassVar[bool] = True
-    in_kernel: ClassVar[bool] = False
-    _fields_ = [("flags", DWORD)]
-    __slots__ = ("perform", "progress", "target")
-
-    perform: Callable[["PerformedOperation"], int]
-    progress: int
-    target: Any

@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from .._win32.constants import INFINITE, Error, NotificationMode, Status, WsaError
 from .._win32.errors import os_error, status_from_winerror
@@ -54,6 +54,7 @@ _IO_PENDING, _WAKE = int(Error.IO_PENDING), int(Key.WAKE)  # Plain ints compare 
 # queues none: an endpoint that may see warnings never skips.
 _WARNINGS = frozenset({Error.MORE_DATA, WsaError.MSGSIZE})
 
+EndpointT = TypeVar("EndpointT", bound=Endpoint)
 Settled = tuple[OverlappedEx, int, int]
 _SKIP_MODES = NotificationMode.SKIP_COMPLETION_PORT_ON_SUCCESS | NotificationMode.SKIP_SET_EVENT_ON_HANDLE
 
@@ -101,20 +102,17 @@ class Proactor:
 
     # -- endpoints ---------------------------------------------------------------------------------------------
 
-    def register(self, handle: int, owner: Any = None, *, kind: str = "socket", skip_port: bool = False) -> Endpoint:
-        """Associate a handle with the port, once and for life.
+    def register(self, endpoint: EndpointT, *, skip_port: bool = False) -> EndpointT:
+        """Associate a handle with the port, once and for life. Returns the endpoint.
 
         Args:
-            handle: the OS handle.
-            owner: an object whose `close()` closes the handle when the endpoint is closed; None if the handle
-                belongs to somebody else, who must keep it open until its operations are done.
-            kind: names it in messages; "socket" says, besides, that its statuses read as Winsock's.
+            endpoint: its record, new.
             skip_port: inline successes post no packet. For a socket, only where `Kernel.skips_port_safely` says so.
 
         Raises:
             OSError: the handle cannot be associated (see `CompletionPort.associate`).
         """
-        endpoint = Endpoint(handle, owner, kind)
+        handle = endpoint.handle
         self.port.associate(handle, endpoint.key)
         # Some providers refuse it (libuv has met ERROR_INVALID_FUNCTION): every completion has a packet then.
         endpoint.skips_port = skip_port and bool(self.kernel.SetFileCompletionNotificationModes(handle, _SKIP_MODES))
@@ -180,7 +178,7 @@ class Proactor:
         The new one, which is nobody's yet, gets the same key and mode; nothing is asked of the kernel. Where this
         raises, nothing is changed.
         """
-        successor.key, successor.skips_port, successor.verbs = endpoint.key, endpoint.skips_port, endpoint.verbs
+        successor.key, successor.skips_port = endpoint.key, endpoint.skips_port
         successor.operations = operations = endpoint.operations
         try:
             for operation in operations:

@@ -101,7 +101,7 @@ class Shortages:
         endpoint = operation.endpoint
         if operation.io_type not in REPEATABLE or endpoint.closing:
             return False
-        if winerror_from_status(status, is_socket=endpoint.is_socket) not in SHORTAGES:
+        if winerror_from_status(status, is_socket=endpoint.speaks_winsock) not in SHORTAGES:
             return False
         operation.refusals = operation.refusals + 1 if isinstance(operation.start, _Again) else 0
         _end_row(operation)
@@ -178,4 +178,4 @@ def _end_row(operation: OverlappedEx) -> None:
 
 def status_of_closed(endpoint: "Endpoint") -> int:
     """The status of an operation whose handle was closed by its owner before it was begun again."""
-    return status_from_winerror(WsaError.NOTSOCK if endpoint.is_socket else Error.INVALID_HANDLE)
+    return status_from_winerror(WsaError.NOTSOCK if endpoint.speaks_winsock else Error.INVALID_HANDLE)

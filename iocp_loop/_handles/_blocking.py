@@ -26,6 +26,7 @@ import ctypes
 import time
 from typing import Any, Protocol
 
+from .._core._endpoint import Kind
 from .._win32.constants import ConsoleMode, Error, FileType, WaitResult
 from .._win32.errors import os_error
 from .._win32.kernel import Kernel
@@ -88,7 +89,7 @@ class _Pauses:
 class BlockingHandle(Protocol):
     """A handle that one thread at a time reads or writes. Each method returns the WinError, 0 for success."""
 
-    kind: str
+    kind: Kind
 
     def read(self, size: int, call: Wanted) -> tuple[int, bytes]:
         """Wait for something and return at most `size` bytes of it; none of them is the end."""
@@ -103,28 +104,28 @@ def console_mode(kernel: Kernel, handle: int) -> int | None:
     return mode.value if kernel.GetConsoleMode(handle, ctypes.addressof(mode)) else None
 
 
-def kind_of(kernel: Kernel, handle: int) -> str:
-    """console, pipe or file (also of a device). Raises OSError, with a sentence, for what is no handle."""
+def kind_of(kernel: Kernel, handle: int) -> Kind:
+    """CONSOLE, PIPE or FILE (also of a device). Raises OSError, with a sentence, for what is no handle."""
     if console_mode(kernel, handle) is not None:
-        return "console"
+        return Kind.CONSOLE
     file_type = kernel.GetFileType(handle)
     if file_type == FileType.UNKNOWN:
         code = kernel.last_error()
         if code:
             raise os_error(code, "GetFileType", f"handle {handle}", "the file or pipe was closed, or never open")
-    return "pipe" if file_type == FileType.PIPE else "file"
+    return Kind.PIPE if file_type == FileType.PIPE else Kind.FILE
 
 
-def open_blocking(kernel: Kernel, handle: int, kind: str = "") -> BlockingHandle:
+def open_blocking(kernel: Kernel, handle: int, kind: Kind | None = None) -> BlockingHandle:
     """What to read or write a handle with.
 
     Args:
         kernel: whose handle it is.
         handle: the OS handle.
-        kind: what `kind_of` says of it; asked here if it is empty, and raises so.
+        kind: what `kind_of` says of it; asked here if it is None, and raises so.
     """
     kind = kind or kind_of(kernel, handle)
-    return Console(kernel, handle) if kind == "console" else PlainHandle(kernel, handle, kind)
+    return Console(kernel, handle) if kind is Kind.CONSOLE else PlainHandle(kernel, handle, kind)
 
 
 class _Memory:
@@ -159,13 +160,13 @@ class _Memory:
 class PlainHandle:
     """A pipe, a file, or a device such as NUL."""
 
-    def __init__(self, kernel: Kernel, handle: int, kind: str) -> None:
+    def __init__(self, kernel: Kernel, handle: int, kind: Kind) -> None:
         self.kind = kind
         self._kernel = kernel
         self._handle = handle
         self._memory = _Memory()
         self._pauses = _Pauses()
-        self._tells = kind == "pipe"  # whether there is something to read
+        self._tells = kind is Kind.PIPE  # whether there is something to read
 
     def read(self, size: int, call: Wanted) -> tuple[int, bytes]:
         """As in `BlockingHandle`."""
@@ -180,7 +181,7 @@ class PlainHandle:
                 # MORE_DATA: the beginning of a message; the next read goes on with it.
                 if code != Error.MORE_DATA:
                     return code, b""
-            if memory.count or self.kind != "pipe":
+            if memory.count or self.kind is not Kind.PIPE:
                 return Error.SUCCESS, memory.content(memory.count)
             # Somebody wrote an empty message to the pipe (MSDN, ReadFile), which is not its end.
             # QUIRK(wine): or it is a pipe of Unix, whose end looks so; it cannot be peeked into.
@@ -224,7 +225,7 @@ class PlainHandle:
 class Console:
     """The input or the output of a console."""
 
-    kind = "console"
+    kind = Kind.CONSOLE
 
     def __init__(self, kernel: Kernel, handle: int) -> None:
         self._kernel = kernel

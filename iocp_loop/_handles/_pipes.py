@@ -1,4 +1,4 @@
-"""Verbs on named pipes: what to submit, and how to read the result. Layered like `_sockets.py`.
+"""Pipes that report to our port, what a pipe object's handle is, and the calls that go by a pipe's name.
 
 A pipe must have been opened with FILE_FLAG_OVERLAPPED; anonymous pipes and most inherited standard streams were not.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .._core._endpoint import Endpoint
+from .._core._endpoint import Kind
 from .._core._operation import Deliver, FileReadOperation, FileWriteOperation, IoType, OverlappedEx, PlainOperation
 from .._core._proactor import Proactor
 from .._win32.constants import INVALID_HANDLE_VALUE, LENGTH_MAX, Error, FileFlag, FileMode, PipeMode
@@ -19,8 +19,8 @@ from .._win32.kernel import Kernel
 from .._win32.memory import address_of, address_of_bytes
 from .._win32.prototypes import argument
 from .._win32.types import DWORD, HANDLE, IO_STATUS_BLOCK, POINTER_TO
+from ._base import Outcome, StreamHandle, winerror_of
 from ._blocking import console_mode
-from ._sockets import Outcome, winerror_of
 
 _NULL = argument(POINTER_TO, 0)
 _FILE_ACCESS_INFORMATION = 8  # wdm.h, FILE_INFORMATION_CLASS
@@ -108,8 +108,84 @@ def is_readable(kernel: Kernel, handle: int) -> bool:
     return bool(access.value & _FILE_READ_DATA)
 
 
-def register(proactor: Proactor, handle: int, owner: object = None) -> Endpoint:
-    """Associate a pipe handle with the proactor's port.
+class OverlappedPipe(StreamHandle):
+    """One end of a pipe; also a device or a file that was opened for overlapped I/O."""
+
+    __slots__ = ()
+
+    sends_at_once = half_closes = tells_without_memory = False
+
+    def __init__(self, handle: int, owner: Any = None) -> None:
+        super().__init__(handle, owner, Kind.PIPE)
+
+    def receive_buffer(self, size: int) -> Any:
+        """As of an `OverlappedSocket`."""
+        return self.proactor.arena.message_buffer(size)
+
+    def receive_operation(self, deliver: Deliver, buffer: Any) -> FileReadOperation:
+        """A ReadFile."""
+        operation = self.proactor.arena.operation(FileReadOperation, IoType.READ)
+        operation.endpoint = self
+        operation.deliver = deliver
+        operation.start = self.proactor.kernel.ReadFile
+        self.set_receive_buffer(operation, buffer)
+        return operation
+
+    def set_receive_buffer(self, operation: FileReadOperation, buffer: Any) -> None:
+        args = (
+            argument(HANDLE, self.handle),
+            argument(POINTER_TO, address_of(buffer)),
+            argument(DWORD, min(len(buffer), LENGTH_MAX)),
+            _NULL,
+            argument(POINTER_TO, operation.address),
+        )
+        # SAFETY: one statement, without a call: no interrupt may come between what is kept and where the kernel writes.
+        operation.buffer, operation.args = buffer, args
+
+    def receive_outcome(self, operation: OverlappedEx, status: int, byte_count: int) -> Outcome:
+        """No bytes are an empty message. The end of the stream is an error: the writer's end is gone."""
+        code = winerror_of(operation, status)
+        if code in (Error.SUCCESS, Error.MORE_DATA):
+            return Outcome.DATA
+        return Outcome.END if code in END_OF_PIPE else Outcome.FAILED
+
+    def send_operation(self, deliver: Deliver) -> FileWriteOperation:
+        """A WriteFile."""
+        operation = self.proactor.arena.operation(FileWriteOperation, IoType.WRITE)
+        operation.endpoint = self
+        operation.deliver = deliver
+        operation.start = self.proactor.kernel.WriteFile
+        return operation
+
+    def set_send_vector(
+        self, operation: FileWriteOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = LENGTH_MAX
+    ) -> None:
+        """WriteFile knows no gathering, and on a message-mode pipe each write is one message: the first chunk only."""
+        data = chunks[0]
+        args = (
+            argument(HANDLE, self.handle),
+            argument(POINTER_TO, address_of_bytes(data) + skip),
+            argument(DWORD, min(len(data) - skip, limit)),
+            _NULL,
+            argument(POINTER_TO, operation.address),
+        )
+        operation.buffer, operation.args = data, args  # As for a receive.
+
+    def connect_operation(self, deliver: Deliver) -> PlainOperation:
+        """A ConnectNamedPipe: done when a client has opened this instance.
+
+        A client that was there first is an immediate failure with PIPE_CONNECTED, which means success.
+        """
+        operation = self.proactor.arena.operation(PlainOperation, IoType.PIPE_CONNECT)
+        operation.endpoint = self
+        operation.deliver = deliver
+        operation.start = self.proactor.kernel.ConnectNamedPipe
+        operation.args = (argument(HANDLE, self.handle), argument(POINTER_TO, operation.address))
+        return operation
+
+
+def open_overlapped(proactor: Proactor, handle: int, owner: Any = None) -> OverlappedPipe:
+    """Associate a pipe's handle with the proactor's port.
 
     Raises:
         OSError: with `winerror` 87 and a sentence, where the handle was not opened with FILE_FLAG_OVERLAPPED.
@@ -123,7 +199,7 @@ def register(proactor: Proactor, handle: int, owner: object = None) -> Endpoint:
         )
     # In message mode a read may end with a warning, and those do not go with skip mode (see `Proactor.submit`).
     skip = not reads_messages(proactor.kernel, handle)
-    return proactor.register(handle, owner, kind="pipe", skip_port=skip)
+    return proactor.register(OverlappedPipe(handle, owner), skip_port=skip)
 
 
 def reads_messages(kernel: Kernel, handle: int) -> bool:
@@ -131,82 +207,6 @@ def reads_messages(kernel: Kernel, handle: int) -> bool:
     state = DWORD()
     known = kernel.GetNamedPipeHandleStateW(handle, ctypes.addressof(state), 0, 0, 0, 0, 0)
     return bool(known and state.value & PipeMode.READMODE_MESSAGE)
-
-
-def receive_buffer(proactor: Proactor, size: int) -> Any:
-    """As in `_sockets`."""
-    return proactor.arena.message_buffer(size)
-
-
-def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> FileReadOperation:
-    """A ReadFile into `buffer` (a ctypes char array, or of `receive_buffer`)."""
-    operation = proactor.arena.operation(FileReadOperation, IoType.READ)
-    operation.endpoint = endpoint
-    operation.deliver = deliver
-    operation.start = proactor.kernel.ReadFile
-    set_receive_buffer(operation, buffer)
-    return operation
-
-
-def set_receive_buffer(operation: FileReadOperation, buffer: Any) -> None:
-    """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
-    args = (
-        argument(HANDLE, operation.endpoint.handle),
-        argument(POINTER_TO, address_of(buffer)),
-        argument(DWORD, min(len(buffer), LENGTH_MAX)),
-        _NULL,
-        argument(POINTER_TO, operation.address),
-    )
-    # SAFETY: one statement, without a call: no interrupt may come between what is kept and where the kernel writes.
-    operation.buffer, operation.args = buffer, args
-
-
-def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> FileWriteOperation:
-    """A WriteFile; `set_send_vector` says of what."""
-    operation = proactor.arena.operation(FileWriteOperation, IoType.WRITE)
-    operation.endpoint = endpoint
-    operation.deliver = deliver
-    operation.start = proactor.kernel.WriteFile
-    return operation
-
-
-def set_send_vector(
-    operation: FileWriteOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = LENGTH_MAX
-) -> None:
-    """As in `_sockets`.
-
-    WriteFile knows no gathering, and on a message-mode pipe each write is one message: the first chunk only.
-    """
-    data = chunks[0]
-    args = (
-        argument(HANDLE, operation.endpoint.handle),
-        argument(POINTER_TO, address_of_bytes(data) + skip),
-        argument(DWORD, min(len(data) - skip, limit)),
-        _NULL,
-        argument(POINTER_TO, operation.address),
-    )
-    operation.buffer, operation.args = data, args  # As for a receive.
-
-
-def receive_outcome(operation: OverlappedEx, status: int, _byte_count: int) -> Outcome:
-    """How to read a read that failed or brought no bytes: the writer's end is gone, or a message was empty or long."""
-    code = winerror_of(operation, status)
-    if code in (Error.SUCCESS, Error.MORE_DATA):
-        return Outcome.DATA
-    return Outcome.END if code in END_OF_PIPE else Outcome.FAILED
-
-
-def connect_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> PlainOperation:
-    """A ConnectNamedPipe: done when a client has opened this instance.
-
-    A client that was there first is an immediate failure with PIPE_CONNECTED, which means success.
-    """
-    operation = proactor.arena.operation(PlainOperation, IoType.PIPE_CONNECT)
-    operation.endpoint = endpoint
-    operation.deliver = deliver
-    operation.start = proactor.kernel.ConnectNamedPipe
-    operation.args = (argument(HANDLE, endpoint.handle), argument(POINTER_TO, operation.address))
-    return operation
 
 
 def create_instance(kernel: Kernel, name: str, *, first: bool, message_mode: bool = False, remote: bool = False) -> int:

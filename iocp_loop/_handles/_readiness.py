@@ -32,10 +32,10 @@ Sources: the request and its structures are as in wepoll, libuv, mio and trio; M
 import ctypes
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any
+from typing import Any, ClassVar
 
-from .._core._endpoint import Endpoint
-from .._core._operation import IoType, OverlappedEx, PollOperation
+from .._core._endpoint import Endpoint, Kind
+from .._core._operation import IoType, OverlappedEx
 from .._core._proactor import Proactor
 from .._win32.constants import AFD_POLL_FOREVER, AfdPoll, Ioctl, NtFile, Status, WsaError
 from .._win32.errors import is_failure, status_error, winerror_from_status
@@ -101,6 +101,24 @@ class _Device:
         handle, self.handle = self.handle, 0
         if handle:
             self._close(handle)
+
+
+class PollOperation(OverlappedEx):
+    """AFD poll of one socket: asked in `request`, answered in `answer`.
+
+    Attributes:
+        watch: the socket, and who is interested.
+    """
+
+    answers_status: ClassVar[bool] = True
+    _fields_ = [("request", AFD_POLL_INFO), ("answer", AFD_POLL_INFO)]
+    __slots__ = ("watch",)
+
+    watch: "_Watch"
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.watch = None  # type: ignore[assignment]  # Breaks the cycle; nobody asks a released one.
 
 
 class _Watch:
@@ -215,7 +233,7 @@ class Readiness:
         operation.args = _poll_arguments(operation, device.handle)
         operation.request.Timeout = AFD_POLL_FOREVER
         operation.request.NumberOfHandles = 1
-        watch = operation.keepalive = _Watch(handle, device, operation)
+        watch = operation.watch = _Watch(handle, device, operation)
         device.watches.add(watch)
         return watch
 
@@ -223,7 +241,8 @@ class Readiness:
         device = _Device(self._proactor.kernel)
         try:
             # Skipping is safe: the device is no socket, and no layer stands between it and us.
-            device.endpoint = self._proactor.register(device.handle, device, kind="device", skip_port=True)
+            endpoint = Endpoint(device.handle, device, Kind.DEVICE)
+            device.endpoint = self._proactor.register(endpoint, skip_port=True)
         except BaseException:
             device.close()
             raise
@@ -290,11 +309,12 @@ class Readiness:
 
     def awaits(self, operation: OverlappedEx) -> bool:
         """Whether an interrupt has left its answer unread, so that it must be delivered again."""
-        return operation.keepalive.polling and not self._proactor.holds(operation)
+        assert isinstance(operation, PollOperation)
+        return operation.watch.polling and not self._proactor.holds(operation)
 
     def _on_polled(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
         assert isinstance(operation, PollOperation)
-        watch: _Watch = operation.keepalive
+        watch = operation.watch
         if status and self._proactor.shortages.begin_again(operation, status):
             return
         self._note_change(watch)

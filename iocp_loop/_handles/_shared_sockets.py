@@ -1,4 +1,4 @@
-"""Verbs on sockets that belong to another port, loop or process: the same names as in `_sockets.py`.
+"""Sockets that belong to another port, loop or process: what `_sockets` does, by readiness.
 
 A handle is associated with one port for life, and so are its duplicates, in whatever process (MSDN,
 CreateIoCompletionPort). No overlapped operation on it can ever report to ours. But it can be polled through ours, and
@@ -15,47 +15,195 @@ and writes into buffers only during the call.
 import contextlib
 import functools
 import socket
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from .._core._endpoint import Endpoint
-from .._core._operation import Deliver, IoType, OverlappedEx, PerformedOperation
+from .._core._endpoint import Kind
+from .._core._operation import Deliver, IoType, OverlappedEx
 from .._core._proactor import Proactor
 from .._win32 import sockaddr
 from .._win32.constants import LENGTH_MAX, Status, WsaError
 from .._win32.errors import os_error, status_from_winerror
 from .._win32.layers import base_handle
-from . import _readiness, _sockets
+from .._win32.types import DWORD
+from . import _readiness
 from ._readiness import Interest, Registration
-
-# TransmitFile is overlapped or waits; files are read and sent instead.
-CAN_TRANSMIT = False
+from ._sockets import SocketHandle
 
 # How accept() says that a client was gone before it was accepted (MSDN, accept, WSAECONNRESET).
 # QUIRK(wine): it says "not connected".
 _CLIENT_GONE = frozenset({WsaError.CONNRESET, WsaError.CONNABORTED, WsaError.NOTCONN})
 
-receive_outcome = _sockets.receive_outcome
+
+class PerformedOperation(OverlappedEx):
+    """An operation that waits for its socket to be ready and is then performed by a call that does not wait.
+
+    The kernel never sees it: `pending` means that we have not done it yet. It travels like the others all the same.
+
+    Attributes:
+        perform: does it, or raises BlockingIOError to be called again when the socket is ready; the byte count.
+        target: whom to send to or connect to; or whom it came from.
+        progress: of a send, the bytes already gone.
+        arriving: of an accept, where its connection is put; None while there is no place.
+    """
+
+    answers_status: ClassVar[bool] = True
+    in_kernel: ClassVar[bool] = False
+    _fields_ = [("flags", DWORD)]
+    __slots__ = ("arriving", "perform", "progress", "target")
+
+    perform: Callable[["PerformedOperation"], int]
+    progress: int
+    target: Any
+    arriving: "_Arrival | None"
+
+    def prepare(self, io_type: IoType) -> None:
+        super().prepare(io_type)
+        self.progress, self.target, self.arriving = 0, None, None
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.target = self.arriving = None
 
 
-class ForeignEndpoint(Endpoint):
+class _Arrival:
+    """The place of a connection that has not come yet, where AcceptEx has a socket made in advance."""
+
+    __slots__ = ("conn", "peer")
+
+    def __init__(self) -> None:
+        self.conn: socket.socket | None = None
+        self.peer: Any = None
+
+    def close(self) -> None:
+        if self.conn is not None:
+            self.conn.close()
+
+
+class SharedSocket(SocketHandle):
     """A socket of another port, served through readiness.
 
     It does not keep the socket object alive: its owner does, and so does each operation.
     """
 
-    __slots__ = ("reading", "sock", "writing")
+    __slots__ = ("_reading", "_sock", "_writing")
 
-    def __init__(self, proactor: Proactor, sock: socket.socket, owner: Any) -> None:
-        super().__init__(sock.fileno(), owner, "socket")
-        self.verbs = sys.modules[__name__]
-        self.sock = weakref.ref(sock)
+    tells_without_memory = False
+    # TransmitFile is overlapped or waits; files are read and sent instead.
+    transmits = False
+
+    def __init__(self, proactor: Proactor, sock: socket.socket, owner: Any = None) -> None:
+        super().__init__(sock.fileno(), owner, Kind.SOCKET)
+        self._sock = weakref.ref(sock)
         base = base_handle(proactor.kernel, self.handle)
-        self.reading = _Queue(proactor, self.handle, base, Interest.READ)
-        self.writing = _Queue(proactor, self.handle, base, Interest.WRITE)
+        self._reading = _Queue(proactor, self.handle, base, Interest.READ)
+        self._writing = _Queue(proactor, self.handle, base, Interest.WRITE)
+
+    def sock(self, io_type: IoType) -> socket.socket:
+        """The socket object. Raises OSError, as of that operation, where it is gone."""
+        sock = self._sock()
+        if sock is None:
+            raise os_error(WsaError.NOTSOCK, io_type.name, self.subject)
+        return sock
+
+    def _operation(
+        self,
+        io_type: IoType,
+        deliver: Deliver,
+        perform: Callable[[PerformedOperation], int],
+        start: Callable[[int], int],
+    ) -> PerformedOperation:
+        operation = self.proactor.arena.operation(PerformedOperation, io_type)
+        operation.endpoint = self
+        operation.deliver = deliver
+        operation.perform = perform
+        operation.start = start
+        operation.args = (operation.address,)
+        return operation
+
+    # -- streams -----------------------------------------------------------------------------------------------
+
+    def receive_buffer(self, size: int) -> Any:
+        """An array, because it is Python that fills it."""
+        return self.proactor.arena.buffer(size)
+
+    def receive_operation(self, deliver: Deliver, buffer: Any) -> PerformedOperation:
+        operation = self._operation(IoType.READ, deliver, _receive, self._reading.join)
+        self.set_receive_buffer(operation, buffer)
+        return operation
+
+    def set_receive_buffer(self, operation: PerformedOperation, buffer: Any) -> None:
+        operation.buffer = buffer
+
+    def send_operation(self, deliver: Deliver) -> PerformedOperation:
+        """It is over when all is sent, or the stream is broken."""
+        return self._operation(IoType.WRITE, deliver, _send, self._writing.join)
+
+    def set_send_vector(
+        self, operation: PerformedOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = LENGTH_MAX
+    ) -> None:
+        operation.buffer = chunks
+        operation.target = skip, skip + limit
+        operation.progress = skip
+
+    # -- connections -------------------------------------------------------------------------------------------
+
+    def accept_operation(self, deliver: Deliver, listener: socket.socket) -> PerformedOperation:
+        return self._operation(IoType.ACCEPT, deliver, _accept, self._reading.join)
+
+    def prepare_accept(self, operation: PerformedOperation) -> None:
+        """No socket is made in advance."""
+        operation.arriving = _Arrival()
+
+    def accepted_addresses(self, operation: PerformedOperation) -> tuple[bytes, bytes]:
+        arrival = operation.target
+        family, local = arrival.conn.family, b""
+        with contextlib.suppress(OSError):  # Gone again: registering it will tell.
+            local = sockaddr.encode(family, arrival.conn.getsockname())
+        return local, sockaddr.encode(family, arrival.peer)
+
+    def finish_accept(self, arriving: Any, listener: socket.socket) -> socket.socket:
+        """accept() has done it already."""
+        arrival: _Arrival = arriving
+        assert arrival.conn is not None
+        return arrival.conn
+
+    def connect_operation(self, deliver: Deliver, sock: socket.socket, address: Any) -> PerformedOperation:
+        sockaddr.encode(sock.family, address)  # Raises for what is no address.
+        operation = self._operation(IoType.CONNECT, deliver, _connect, self._writing.perform_or_join)
+        operation.target = address
+        return operation
+
+    def finish_connect(self, sock: socket.socket) -> None:
+        """connect() has done it already."""
+
+    def transmit_operation(
+        self, deliver: Deliver, sock: socket.socket, file: Any, offset: int, count: int
+    ) -> PerformedOperation:
+        raise os_error(
+            WsaError.OPNOTSUPP, "TransmitFile", self.subject, "the socket belongs to another port; read and send"
+        )
+
+    # -- datagrams ---------------------------------------------------------------------------------------------
+
+    def receive_from_operation(self, deliver: Deliver, buffer: Any) -> PerformedOperation:
+        operation = self._operation(IoType.READ_FROM, deliver, _receive_from, self._reading.join)
+        self.set_receive_buffer(operation, buffer)
+        return operation
+
+    def sender_of(self, operation: PerformedOperation) -> Any:
+        return operation.target
+
+    def set_sender(self, operation: PerformedOperation, sender: Any) -> None:
+        operation.target = sender
+
+    def send_to_operation(self, deliver: Deliver, data: bytes, packed_address: bytes) -> PerformedOperation:
+        operation = self._operation(IoType.WRITE_TO, deliver, _send_to, self._writing.join)
+        operation.buffer = data
+        operation.target = sockaddr.decode(packed_address) if packed_address else None
+        return operation
 
 
 class _Queue:
@@ -132,8 +280,8 @@ class _Queue:
             _readiness.of(self._proactor).unwatch(registration)
 
 
-def register(proactor: Proactor, sock: socket.socket, owner: Any = None) -> ForeignEndpoint:
-    """The endpoint of a socket that cannot be associated; `_sockets.register` comes here by itself.
+def open_shared(proactor: Proactor, sock: socket.socket, owner: Any = None) -> SharedSocket:
+    """Serve a socket that cannot be associated.
 
     Raises:
         RuntimeError: a transport or server of this very port owns the socket.
@@ -143,81 +291,22 @@ def register(proactor: Proactor, sock: socket.socket, owner: Any = None) -> Fore
     _readiness.refuse_owned(proactor, sock.fileno())
     if sock.gettimeout() != 0:
         raise ValueError(f"the socket must be non-blocking: socket {sock.fileno()} belongs to another port")
-    endpoint = ForeignEndpoint(proactor, sock, owner)
-    proactor.enrol(endpoint)
-    return endpoint
+    handle = SharedSocket(proactor, sock, owner)
+    proactor.enrol(handle)
+    return handle
 
 
-def _operation(
-    proactor: Proactor,
-    endpoint: ForeignEndpoint,
-    io_type: IoType,
-    perform: Callable[[PerformedOperation], int],
-    start: Callable[[int], int],
-) -> PerformedOperation:
-    operation = proactor.arena.operation(PerformedOperation, io_type)
-    operation.endpoint = endpoint
-    operation.perform = perform
-    operation.start = start
-    operation.args = (operation.address,)
-    operation.progress = 0
-    operation.target = None
-    return operation
+# -- what is done when the socket is ready -------------------------------------------------------------------------
 
 
 def _socket_of(operation: PerformedOperation) -> socket.socket:
-    sock: socket.socket | None = operation.endpoint.sock()  # type: ignore[attr-defined]
-    if sock is None:
-        raise os_error(WsaError.NOTSOCK, operation.io_type.name, operation.endpoint.subject)
-    return sock
-
-
-# -- streams ---------------------------------------------------------------------------------------------------
-
-
-def receive_buffer(proactor: Proactor, size: int) -> Any:
-    """As in `_sockets`: an array, because it is Python that fills it."""
-    return proactor.arena.buffer(size)
-
-
-def receive_operation(
-    proactor: Proactor, endpoint: ForeignEndpoint, deliver: Deliver, buffer: Any
-) -> PerformedOperation:
-    """As in `_sockets`."""
-    operation = _operation(proactor, endpoint, IoType.READ, _receive, endpoint.reading.join)
-    operation.deliver = deliver
-    set_receive_buffer(operation, buffer)
-    return operation
-
-
-def set_receive_buffer(operation: PerformedOperation, buffer: Any, size: int | None = None) -> None:
-    """As in `_sockets`."""
-    operation.buffer = buffer if size is None else memoryview(buffer).cast("B")[:size]
+    handle = operation.endpoint
+    assert isinstance(handle, SharedSocket)
+    return handle.sock(operation.io_type)
 
 
 def _receive(operation: PerformedOperation) -> int:
     return _socket_of(operation).recv_into(operation.buffer, 0, operation.flags)
-
-
-def send_operation(proactor: Proactor, endpoint: ForeignEndpoint, deliver: Deliver) -> PerformedOperation:
-    """As in `_sockets`: it is over when all is sent, or the stream is broken."""
-    operation = _operation(proactor, endpoint, IoType.WRITE, _send, endpoint.writing.join)
-    operation.deliver = deliver
-    return operation
-
-
-def set_send_vector(
-    operation: PerformedOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = LENGTH_MAX
-) -> None:
-    """As in `_sockets`."""
-    operation.buffer = chunks
-    operation.target = skip, skip + limit
-    operation.progress = skip
-
-
-def set_send_buffer(operation: PerformedOperation, buffer: Any) -> None:
-    """As in `_sockets`."""
-    set_send_vector(operation, [memoryview(buffer).cast("B")])  # type: ignore[list-item]
 
 
 def _send(operation: PerformedOperation) -> int:
@@ -232,39 +321,9 @@ def _send(operation: PerformedOperation) -> int:
     return operation.progress - int(first)
 
 
-# -- connections -----------------------------------------------------------------------------------------------
-
-
-class _Arrival:
-    """The place of a connection that has not come yet, where `_sockets` has a socket made in advance."""
-
-    __slots__ = ("conn", "peer")
-
-    def __init__(self) -> None:
-        self.conn: socket.socket | None = None
-        self.peer: Any = None
-
-    def close(self) -> None:
-        if self.conn is not None:
-            self.conn.close()
-
-
-def accept_operation(
-    proactor: Proactor, endpoint: ForeignEndpoint, _listener: socket.socket, deliver: Deliver
-) -> PerformedOperation:
-    """As in `_sockets`."""
-    operation = _operation(proactor, endpoint, IoType.ACCEPT, _accept, endpoint.reading.join)
-    operation.deliver = deliver
-    return operation
-
-
-def prepare_accept(operation: PerformedOperation, _listener: socket.socket) -> None:
-    """As in `_sockets`; no socket is made in advance."""
-    operation.target = operation.keepalive = _Arrival()
-
-
 def _accept(operation: PerformedOperation) -> int:
-    arrival: _Arrival = operation.target
+    arrival = operation.target = operation.arriving
+    assert arrival is not None
     while arrival.conn is None:
         try:
             conn, arrival.peer = _socket_of(operation).accept()
@@ -278,34 +337,6 @@ def _accept(operation: PerformedOperation) -> int:
             # The next one, please.
     arrival.conn.setblocking(False)
     return 0
-
-
-def accepted_addresses(
-    _proactor: Proactor, operation: PerformedOperation, _listener: socket.socket
-) -> tuple[bytes, bytes]:
-    """As in `_sockets`."""
-    arrival: _Arrival = operation.target
-    assert arrival.conn is not None
-    family, local = arrival.conn.family, b""
-    with contextlib.suppress(OSError):  # Gone again: registering it will tell.
-        local = sockaddr.encode(family, arrival.conn.getsockname())
-    return local, sockaddr.encode(family, arrival.peer)
-
-
-def finish_accept(_operation: PerformedOperation, _listener: socket.socket, arrival: _Arrival) -> socket.socket:
-    """As in `_sockets`: accept() has done it already."""
-    assert arrival.conn is not None
-    return arrival.conn
-
-
-def connect_operation(
-    proactor: Proactor, endpoint: ForeignEndpoint, sock: socket.socket, address: Any
-) -> PerformedOperation:
-    """As in `_sockets`."""
-    sockaddr.encode(sock.family, address)  # Raises for what is no address.
-    operation = _operation(proactor, endpoint, IoType.CONNECT, _connect, endpoint.writing.perform_or_join)
-    operation.target = address
-    return operation
 
 
 def _connect(operation: PerformedOperation) -> int:
@@ -322,56 +353,10 @@ def _connect(operation: PerformedOperation) -> int:
     return 0
 
 
-def finish_connect(_sock: socket.socket) -> None:
-    """As in `_sockets`: connect() has done it already."""
-
-
-def transmit_operation(
-    _proactor: Proactor, endpoint: ForeignEndpoint, _sock: socket.socket, _file: Any, _offset: int, _count: int
-) -> PerformedOperation:
-    """As in `_sockets`, but never available."""
-    raise os_error(
-        WsaError.OPNOTSUPP, "TransmitFile", endpoint.subject, "the socket belongs to another port; read and send"
-    )
-
-
-# -- datagrams -------------------------------------------------------------------------------------------------
-
-
-def receive_from_operation(
-    proactor: Proactor, endpoint: ForeignEndpoint, deliver: Deliver, buffer: Any
-) -> PerformedOperation:
-    """As in `_sockets`."""
-    operation = _operation(proactor, endpoint, IoType.READ_FROM, _receive_from, endpoint.reading.join)
-    operation.deliver = deliver
-    set_receive_buffer(operation, buffer)
-    return operation
-
-
 def _receive_from(operation: PerformedOperation) -> int:
     sock = _socket_of(operation)
     byte_count, operation.target = sock.recvfrom_into(operation.buffer, 0, operation.flags)
     return byte_count
-
-
-def sender_of(operation: PerformedOperation) -> Any:
-    """As in `_sockets`."""
-    return operation.target
-
-
-def set_sender(operation: PerformedOperation, sender: Any) -> None:
-    """As in `_sockets`."""
-    operation.target = sender
-
-
-def send_to_operation(
-    proactor: Proactor, endpoint: ForeignEndpoint, data: bytes, packed_address: bytes
-) -> PerformedOperation:
-    """As in `_sockets`."""
-    operation = _operation(proactor, endpoint, IoType.WRITE_TO, _send_to, endpoint.writing.join)
-    operation.buffer = data
-    operation.target = sockaddr.decode(packed_address) if packed_address else None
-    return operation
 
 
 def _send_to(operation: PerformedOperation) -> int:
@@ -379,8 +364,3 @@ def _send_to(operation: PerformedOperation) -> int:
     if operation.target is None:
         return sock.send(operation.buffer)
     return sock.sendto(operation.buffer, operation.target)
-
-
-def error_of(operation: OverlappedEx, status: int) -> OSError:
-    """As in `_sockets`."""
-    return _sockets.error_of(operation, status)

@@ -1,4 +1,4 @@
-"""Verbs on handles that were not opened for overlapped I/O: anonymous pipes, redirected files, consoles, NUL.
+"""Handles that were not opened for overlapped I/O: anonymous pipes, redirected files, consoles, NUL.
 
 No port takes such a handle, and every call on it blocks. So each has a thread that blocks in our stead, started when
 it is first used. To the layers above it looks like the others: an operation is submitted, is pending, and ends with one
@@ -25,18 +25,18 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from .._core._endpoint import Endpoint, Key
+from .._core._endpoint import Key, Kind
 from .._core._operation import Deliver, IoType, LifetimeError, OverlappedEx, ThreadOperation
 from .._core._proactor import Proactor
 from .._win32.constants import Error, Status, ThreadAccess
 from .._win32.errors import status_from_winerror
+from ._base import Outcome, StreamHandle, winerror_of
 from ._blocking import BlockingHandle, open_blocking
 from ._pipes import END_OF_PIPE
-from ._sockets import Outcome, winerror_of
 
 # How long a call is asked to end before it is given up. Less than `Proactor.close` waits, so that closing a loop
 # always finds an answer; a call that can be interrupted needs a millisecond.
@@ -55,7 +55,7 @@ ABANDONED: list["Worker"] = []
 
 
 class _Call:
-    """One submitted operation, as its thread sees it; the operation's `keepalive`.
+    """One submitted operation, as its thread sees it; the operation's `call`.
 
     It holds what it needs of the operation and not the operation, which belongs to the pending table.
     """
@@ -139,8 +139,28 @@ class _WriteCall(_Call):
         return self._written
 
 
+class CallOperation(ThreadOperation):
+    """A call that blocks a thread.
+
+    Attributes:
+        call: what the thread does, from the submit to its packet; else None.
+    """
+
+    __slots__ = ("call",)
+
+    call: _Call | None
+
+    def prepare(self, io_type: IoType) -> None:
+        super().prepare(io_type)
+        self.call = None
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.call = None
+
+
 class Worker:
-    """One handle and its thread; the owner of its endpoint.
+    """One handle and its thread; the owner of its `ThreadedHandle`.
 
     `start_read`, `start_write`, `stop` and `close` are called on the loop's thread.
     """
@@ -167,17 +187,22 @@ class Worker:
 
     def start_read(self, address: int) -> int:
         """`start` of a receive."""
-        operation = self._proactor.pending[address]
-        if operation.keepalive is None:
-            operation.keepalive = _ReadCall(address, operation.buffer)
-        return self._start(operation.keepalive)
+        operation = self._operation_at(address)
+        if operation.call is None:
+            operation.call = _ReadCall(address, operation.buffer)
+        return self._start(operation.call)
 
     def start_write(self, address: int, skip: int) -> int:
         """`start` of a send."""
+        operation = self._operation_at(address)
+        if operation.call is None:
+            operation.call = _WriteCall(address, operation.buffer, skip)
+        return self._start(operation.call)
+
+    def _operation_at(self, address: int) -> CallOperation:
         operation = self._proactor.pending[address]
-        if operation.keepalive is None:
-            operation.keepalive = _WriteCall(address, operation.buffer, skip)
-        return self._start(operation.keepalive)
+        assert isinstance(operation, CallOperation)
+        return operation
 
     def _start(self, call: _Call) -> int:
         if not self._thread_handle and not self._ended:
@@ -212,12 +237,13 @@ class Worker:
 
     def stop(self, address: int) -> None:
         """`stop` of an operation: ask for the end of its call. Over now, or answered by its packet in bounded time."""
-        operation = self._proactor.pending[address]
-        call: _Call = operation.keepalive
+        operation = self._operation_at(address)
+        call = operation.call
+        assert call is not None
         call.cancel()
         if sys.is_finalizing():
             # The thread runs no more, perhaps with the lock in its hands.
-            self._abandon(operation)
+            self._abandon(operation, call)
             return
         with self._changed:
             if self._current is call:
@@ -241,12 +267,12 @@ class Worker:
             return False
         return True
 
-    def _abandon(self, operation: OverlappedEx) -> None:
+    def _abandon(self, operation: OverlappedEx, call: _Call) -> None:
         # SAFETY: the kernel may still write into the memory of `self._handle`: kept for ever, as the handle is. The
         # operation's own memory it never knew.
         ABANDONED.append(self)
         self._abandoned = self._ended = True
-        operation.keepalive.code = Error.OPERATION_ABORTED
+        call.code = Error.OPERATION_ABORTED
         self._proactor.complete(operation, Status.SUCCESS, 0)
 
     def close(self) -> None:
@@ -324,68 +350,76 @@ class Worker:
         self._proactor.port.post_surely(Key.WAIT, call.address, 0)
 
 
-# -- verbs -------------------------------------------------------------------------------------------------------
+class ThreadedHandle(StreamHandle):
+    """A handle that no port takes, and the thread that waits for it. For reading or for writing, not for both.
+
+    Attributes:
+        worker: the thread's side; it owns the endpoint.
+    """
+
+    __slots__ = ("worker",)
+
+    sends_at_once = half_closes = tells_without_memory = False
+
+    def __init__(self, proactor: Proactor, blocking: BlockingHandle, handle: int, owner: Any = None) -> None:
+        super().__init__(handle, None, blocking.kind)
+        self.owner = self.worker = Worker(proactor, blocking, owner, self.subject)
+
+    def receive_buffer(self, size: int) -> Any:
+        """An array, because it is Python that fills it."""
+        return self.proactor.arena.buffer(size)
+
+    def receive_operation(self, deliver: Deliver, buffer: Any) -> CallOperation:
+        operation = self._operation(IoType.READ, deliver, self.worker.start_read)
+        operation.args = (operation.address,)
+        self.set_receive_buffer(operation, buffer)
+        return operation
+
+    def set_receive_buffer(self, operation: CallOperation, buffer: Any) -> None:
+        operation.buffer = buffer
+
+    def receive_outcome(self, operation: OverlappedEx, status: int, byte_count: int) -> Outcome:
+        """The writer's end is gone, or the file has been read."""
+        code = winerror_of(operation, status)
+        if code:
+            return Outcome.END if code in END_OF_PIPE else Outcome.FAILED
+        return Outcome.DATA if byte_count else Outcome.END
+
+    def send_operation(self, deliver: Deliver) -> CallOperation:
+        """Its result may be less than what it was given: go on from there."""
+        return self._operation(IoType.WRITE, deliver, self.worker.start_write)
+
+    def set_send_vector(
+        self, operation: CallOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = OPERATION_MAX
+    ) -> None:
+        """OPERATION_MAX at most."""
+        operation.buffer = chunks
+        operation.args = (operation.address, skip)
+
+    def _operation(self, io_type: IoType, deliver: Deliver, start: Callable[..., int]) -> CallOperation:
+        operation = self.proactor.arena.operation(CallOperation, io_type)
+        operation.endpoint = self
+        operation.deliver = _with_status_of_call(deliver)
+        operation.start = start
+        operation.stop = partial(self.worker.stop, operation.address)
+        return operation
 
 
-def register(proactor: Proactor, handle: int, owner: Any = None, kind: str = "") -> Endpoint:
-    """Make an endpoint of a handle that no port takes; its `kind` is pipe, file or console.
+def open_threaded(proactor: Proactor, handle: int, owner: Any = None, kind: Kind | None = None) -> ThreadedHandle:
+    """Serve a handle that no port takes.
 
     Args:
         proactor: delivers its packets.
-        handle: the OS handle. It is used for reading or for writing, not for both.
+        handle: the OS handle.
         owner: an object whose `close()` closes the handle when the endpoint is closed; None if somebody else does.
         kind: as for `open_blocking`.
 
     Raises:
         OSError: it is no handle.
     """
-    blocking = open_blocking(proactor.kernel, handle, kind)
-    endpoint = Endpoint(handle, None, blocking.kind)
-    endpoint.owner = Worker(proactor, blocking, owner, endpoint.subject)
-    proactor.enrol(endpoint)
-    return endpoint
-
-
-def receive_buffer(proactor: Proactor, size: int) -> Any:
-    """Memory for a read: an array, because it is Python that fills it."""
-    return proactor.arena.buffer(size)
-
-
-def receive_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver, buffer: Any) -> ThreadOperation:
-    """A read into `buffer` (a ctypes char array)."""
-    operation = proactor.arena.operation(ThreadOperation, IoType.READ)
-    worker: Worker = endpoint.owner
-    operation.endpoint = endpoint
-    operation.deliver = _with_status_of_call(deliver)
-    operation.start = worker.start_read
-    operation.args = (operation.address,)
-    operation.stop = partial(worker.stop, operation.address)
-    set_receive_buffer(operation, buffer)
-    return operation
-
-
-def set_receive_buffer(operation: ThreadOperation, buffer: Any) -> None:
-    """Let the next submit of `operation` fill `buffer`. The operation must not be pending."""
-    operation.buffer = buffer
-
-
-def send_operation(proactor: Proactor, endpoint: Endpoint, deliver: Deliver) -> ThreadOperation:
-    """A write; `set_send_vector` says of what. Its byte count may be less than that: go on from there."""
-    operation = proactor.arena.operation(ThreadOperation, IoType.WRITE)
-    worker: Worker = endpoint.owner
-    operation.endpoint = endpoint
-    operation.deliver = _with_status_of_call(deliver)
-    operation.start = worker.start_write
-    operation.stop = partial(worker.stop, operation.address)
-    return operation
-
-
-def set_send_vector(
-    operation: ThreadOperation, chunks: Sequence[bytes], skip: int = 0, _limit: int = OPERATION_MAX
-) -> None:
-    """Let the next submit write `chunks`, without the first `skip` bytes of the first one; OPERATION_MAX at most."""
-    operation.buffer = chunks
-    operation.args = (operation.address, skip)
+    threaded = ThreadedHandle(proactor, open_blocking(proactor.kernel, handle, kind), handle, owner)
+    proactor.enrol(threaded)
+    return threaded
 
 
 def flush(proactor: Proactor) -> None:
@@ -409,22 +443,15 @@ def flush(proactor: Proactor) -> None:
 
 
 def _is_write(operation: OverlappedEx) -> bool:
-    return operation.io_type is IoType.WRITE and isinstance(operation.endpoint.owner, Worker)
-
-
-def receive_outcome(operation: OverlappedEx, status: int, byte_count: int) -> Outcome:
-    """How to read a read that failed or brought no bytes: the writer's end is gone, or the file has been read."""
-    code = winerror_of(operation, status)
-    if code:
-        return Outcome.END if code in END_OF_PIPE else Outcome.FAILED
-    return Outcome.DATA if byte_count else Outcome.END
+    return operation.io_type is IoType.WRITE and isinstance(operation.endpoint, ThreadedHandle)
 
 
 def _with_status_of_call(deliver: Deliver) -> Deliver:
     """A posted packet has no status of its own: take it from the operation's record."""
 
     def deliver_call(operation: OverlappedEx, status: int, byte_count: int) -> None:
-        call, operation.keepalive = operation.keepalive, None  # The next submit makes its own.
+        assert isinstance(operation, CallOperation)
+        call, operation.call = operation.call, None  # The next submit makes its own.
         code = 0 if call is None else call.code
         deliver(operation, status_from_winerror(code) if code else status, byte_count)
 

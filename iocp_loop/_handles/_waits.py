@@ -32,7 +32,7 @@ import threading
 import time
 from enum import Enum
 
-from .._core._endpoint import Endpoint, Key
+from .._core._endpoint import Endpoint, Key, Kind
 from .._core._operation import Deliver, IoType, OverlappedEx, ThreadOperation
 from .._core._port import CompletionPort, timeout_to_ms
 from .._core._proactor import Proactor
@@ -159,6 +159,22 @@ class HandleWait:
         own, self.own = self.own, 0
         if own:
             self._kernel.CloseHandle(own)
+
+
+class WaitOperation(ThreadOperation):
+    """A wait for a handle.
+
+    Attributes:
+        wait: how it stands.
+    """
+
+    __slots__ = ("wait",)
+
+    wait: HandleWait
+
+    def let_go(self) -> None:
+        super().let_go()
+        self.wait = None  # type: ignore[assignment]  # Nobody asks a released one.
 
 
 class _Waiter:
@@ -289,12 +305,9 @@ def _duplicate(kernel: Kernel, handle: int) -> int:
     return own.value or 0
 
 
-# -- verbs -----------------------------------------------------------------------------------------------------------
-
-
 def endpoint(proactor: Proactor) -> Endpoint:
     """The record that waits of one proactor hang on: no handle of the port's, but closed and counted like one."""
-    record = Endpoint(0, None, "wait")
+    record = Endpoint(0, None, Kind.WAIT)
     record.skips_port = True  # What `start` has seen already needs no packet.
     proactor.enrol(record)
     return record
@@ -302,16 +315,16 @@ def endpoint(proactor: Proactor) -> Endpoint:
 
 def wait_operation(
     proactor: Proactor, record: Endpoint, deliver: Deliver, handle: int, timeout_ms: int
-) -> ThreadOperation:
+) -> WaitOperation:
     """A wait for `handle` of at most `timeout_ms` (INFINITE: for ever); `is_signalled` reads its result."""
-    operation = proactor.arena.operation(ThreadOperation, IoType.WAIT)
+    operation = proactor.arena.operation(WaitOperation, IoType.WAIT)
     wait = HandleWait(proactor.port, operation.address, handle, timeout_ms)
     operation.endpoint = record
     operation.deliver = deliver
     operation.start = wait.start
     operation.args = ()
     operation.stop = wait.stop
-    operation.keepalive = wait
+    operation.wait = wait
     return operation
 
 
@@ -321,6 +334,7 @@ def is_signalled(operation: OverlappedEx, outcome: int) -> bool:
     Raises:
         OSError: the handle could not be waited for any more.
     """
+    assert isinstance(operation, WaitOperation)
     if outcome == FAILED:
-        raise os_error(operation.keepalive.code, "WaitForMultipleObjects", operation.endpoint.subject)
+        raise os_error(operation.wait.code, "WaitForMultipleObjects", operation.endpoint.subject)
     return outcome == SIGNALLED

@@ -1,4 +1,4 @@
-"""IocpEventLoop: asyncio's interface, answered by the proactor's verbs and the transports. How it turns: `_turn`."""
+"""IocpEventLoop: asyncio's interface, answered by proactor, handles and transports. How it turns: `_turn`."""
 
 import asyncio
 import inspect
@@ -8,8 +8,10 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from .._asyncio import _private as private
-from .._handles import _pipes, _sockets, _threaded
+from .._handles import _pipes, _threaded
+from .._handles._opening import open_stream
 from .._handles._readiness import Interest
+from .._handles._sockets import bind_to_any
 from .._transports import _pipe
 from .._transports._datagram import DatagramTransport
 from .._transports._idle import IdleRounds
@@ -145,7 +147,7 @@ class IocpEventLoop(BareSockets):
         endpoint = transport.endpoint if isinstance(transport, StreamTransport) else None
         passing_on = None
         if endpoint is not None:
-            endpoint.leftover += unread
+            endpoint.unread += unread
         elif unread:
             # A TLS connection, to have another one inside. asyncio begins the handshake a turn later.
             passing_on = self.call_soon(private.begin_tls_with, transport, before, unread)
@@ -157,7 +159,7 @@ class IocpEventLoop(BareSockets):
                 if passing_on is not None:
                     passing_on.cancel()
                 elif endpoint is not None:
-                    endpoint.leftover = endpoint.leftover[: -len(unread)]
+                    endpoint.unread = endpoint.unread[: -len(unread)]
                 private.give_unread(protocol, unread)
             raise
 
@@ -166,7 +168,7 @@ class IocpEventLoop(BareSockets):
     ) -> DatagramTransport:
         endpoint = self._futures.take(sock)
         # WSARecvFrom refuses a socket without a local address, so one that has none is given any.
-        _sockets.bind_to_any(sock)
+        bind_to_any(sock)
         extra = _with_addresses(sock, extra)
         return DatagramTransport(self, endpoint, sock, protocol, address, waiter, extra)
 
@@ -224,12 +226,8 @@ class IocpEventLoop(BareSockets):
         handle = _pipes.handle_of(pipe)
         facts = self._facts.get(handle) or _questions.ask(self.proactor.kernel, handle)
         extra = {**(extra or {}), "pipe": pipe}
-        if facts.is_overlapped:
-            endpoint = _pipes.register(self.proactor, handle, pipe)
-        else:
-            endpoint = _threaded.register(self.proactor, handle, pipe, facts.kind)
-        verbs = _pipes if facts.is_overlapped else _threaded
-        return cls(self, endpoint, pipe, protocol, waiter=waiter, extra=extra, verbs=verbs)
+        endpoint = open_stream(self.proactor, handle, pipe, is_overlapped=facts.is_overlapped, kind=facts.kind)
+        return cls(self, endpoint, pipe, protocol, waiter=waiter, extra=extra)
 
     async def connect_read_pipe(
         self, protocol_factory: Callable[[], _Protocol], pipe: Any
@@ -311,7 +309,7 @@ class IocpEventLoop(BareSockets):
             protocol = protocol_factory()
             extra = {"addr": address, "pipe": pipe}
             cls = _pipe.MessagePipeTransport if message_mode else _pipe.DuplexPipeTransport
-            return cls(self, endpoint, pipe, protocol, extra=extra, verbs=_pipes)
+            return cls(self, endpoint, pipe, protocol, extra=extra)
 
         server = _pipe.PipeServer(self, connect, address, message_mode=message_mode, remote=remote_clients)
         self._pipe_servers.add(server)

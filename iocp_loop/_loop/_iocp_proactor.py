@@ -21,13 +21,16 @@ from .._asyncio._futures import (
     keep_bytes,
     keep_datagram,
     undelivered,
-    verbs_of,
 )
 from .._core._endpoint import Endpoint
-from .._core._operation import SEND_MAX, IoType, OverlappedEx
+from .._core._operation import SEND_MAX, IoType, OverlappedEx, ReadOperation
 from .._core._port import timeout_to_ms
 from .._core._proactor import Proactor
-from .._handles import _pipes, _sockets, _waits
+from .._handles import _pipes, _waits
+from .._handles._base import IoHandle, StreamHandle
+from .._handles._opening import open_socket
+from .._handles._shared_sockets import PerformedOperation
+from .._handles._sockets import SocketHandle, bind_to_any, closed_error, is_this_machine
 from .._win32 import sockaddr
 from .._win32.constants import LENGTH_MAX, Error, WsaError
 from .._win32.errors import is_shortage, os_error
@@ -49,7 +52,7 @@ class IocpProactor:
     def __init__(self, *, core: Proactor | None = None) -> None:
         self.core = Proactor() if core is None else core
         self._loop: Any = None
-        self._known: dict[int, tuple[weakref.ref[Any], Endpoint]] = {}
+        self._known: dict[int, tuple[weakref.ref[Any], IoHandle]] = {}
         self._waits: Endpoint | None = None
 
     def __repr__(self) -> str:
@@ -83,8 +86,8 @@ class IocpProactor:
 
     # -- endpoints ---------------------------------------------------------------------------------------------
 
-    def endpoint(self, conn: Any) -> Endpoint:
-        """The record of a socket or pipe object that somebody else owns; associated on first use.
+    def endpoint(self, conn: Any) -> Any:
+        """The handle of a socket or pipe object that somebody else owns; associated on first use.
 
         Raises OSError where it cannot be associated, and as `_pipes.handle_of` where it is no socket.
         """
@@ -94,8 +97,8 @@ class IocpProactor:
         if known is not None and known[0]() is conn:
             return known[1]
         if handle < 0:
-            raise _sockets.closed_error(conn)
-        endpoint = _sockets.register(self.core, conn) if is_socket else _pipes.register(self.core, handle)
+            raise closed_error(conn)
+        endpoint: IoHandle = open_socket(self.core, conn) if is_socket else _pipes.open_overlapped(self.core, handle)
 
         def forget(_reference: Any) -> None:
             self.core.forget(endpoint)
@@ -108,11 +111,11 @@ class IocpProactor:
         self._known[handle] = (weakref.ref(conn, forget), endpoint)
         return endpoint
 
-    def adopt(self, conn: Any, endpoint: Endpoint) -> None:
+    def adopt(self, conn: Any, endpoint: IoHandle) -> None:
         """Remember the endpoint of an object that was associated elsewhere (an accepted socket)."""
         self._known[conn.fileno()] = (weakref.ref(conn), endpoint)
 
-    def take(self, conn: Any) -> Endpoint:
+    def take(self, conn: Any) -> Any:
         """Hand a socket's endpoint over to a transport, which closes socket and endpoint from now on."""
         endpoint = self.endpoint(conn)
         del self._known[conn.fileno()]
@@ -120,11 +123,7 @@ class IocpProactor:
         return endpoint
 
     def _submit(self, operation: OverlappedEx, conn: Any, convert: Convert) -> OperationFuture:
-        operation.keepalive = (conn, operation.keepalive)
-        return self._submit_plainly(operation, convert)
-
-    def _submit_plainly(self, operation: OverlappedEx, convert: Convert) -> OperationFuture:
-        return self._begin(OperationFuture(self.core, operation, convert, self._loop))
+        return self._begin(OperationFuture(self.core, operation, convert, self._loop, conn))
 
     def _begin(self, future: OperationFuture) -> OperationFuture:
         try:
@@ -143,19 +142,19 @@ class IocpProactor:
 
     def recv(self, conn: Any, nbytes: int, flags: int = 0) -> "asyncio.Future[bytes]":
         """Receive up to `nbytes` bytes from a socket or pipe; b"" at the end of the stream."""
-        endpoint = self.endpoint(conn)
-        if endpoint.leftover:
-            return self._result(_take_leftover(endpoint, nbytes))
-        operation = self._receive(endpoint, self._receive_buffer(endpoint, nbytes), flags)
+        handle: StreamHandle = self.endpoint(conn)
+        if handle.unread:
+            return self._result(_take_unread(handle, nbytes))
+        operation = self._receive(handle, _receive_buffer(handle, nbytes), flags)
         return self._submit(operation, conn, lambda operation, count: operation.buffer[:count])
 
     def recv_into(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
         """Receive into a writable buffer, which is pinned until the future is done; the byte count."""
-        endpoint = self.endpoint(conn)
+        handle: StreamHandle = self.endpoint(conn)
         view = memoryview(buf).cast("B")
-        if endpoint.leftover:
-            return self._result(_copy_into(view, _take_leftover(endpoint, len(view))))
-        operation = self._receive(endpoint, view, flags)
+        if handle.unread:
+            return self._result(_copy_into(view, _take_unread(handle, len(view))))
+        operation = self._receive(handle, view, flags)
         return self._submit(operation, conn, lambda _operation, count: count)
 
     def give_back(self, conn: Any, data: bytes) -> None:
@@ -166,73 +165,66 @@ class IocpProactor:
         """As `give_back`, for a datagram."""
         keep_datagram(self.core, self.endpoint(conn), data, sender, first=True)
 
-    def _receive_buffer(self, endpoint: Endpoint, size: int) -> Any:
-        if size < 0:
-            raise ValueError(f"the number of bytes to receive must be 0 or more, not {size}")
-        return verbs_of(endpoint).receive_buffer(self.core, size)
-
-    def _receive(self, endpoint: Endpoint, buffer: Any, flags: int) -> OverlappedEx:
-        if not endpoint.is_socket:
-            return _pipes.receive_operation(self.core, endpoint, undelivered, buffer)
-        operation = _sockets.verbs_of(endpoint).receive_operation(self.core, endpoint, undelivered, buffer)
-        operation.flags = flags
-        return operation  # type: ignore[no-any-return]
+    def _receive(self, handle: StreamHandle, buffer: Any, flags: int) -> OverlappedEx:
+        operation = handle.receive_operation(undelivered, buffer)
+        if isinstance(operation, (ReadOperation, PerformedOperation)):
+            operation.flags = flags
+        return operation
 
     def send(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
         """Send all of a buffer; the byte count. Where several tasks send, one goes after the other."""
-        endpoint = self.endpoint(conn)
+        handle: StreamHandle = self.endpoint(conn)
         with memoryview(buf).cast("B") as view:
             size, sent = len(view), 0
             # On a blocking socket this call would hold up the whole loop; only the overlapped one returns at once.
             if (
-                endpoint.is_socket
+                handle.sends_at_once
                 and conn.gettimeout() == 0
-                and not endpoint.sends
-                and not any(op.io_type is IoType.WRITE for op in endpoint.operations)
+                and not handle.sends
+                and not any(op.io_type is IoType.WRITE for op in handle.operations)
             ):
                 sent = _send_now(conn, view, flags)
                 if sent == size:
                     return self._result(sent)
             rest = bytes(view[sent:])
-        operation = verbs_of(endpoint).send_operation(self.core, endpoint, undelivered)
-        operation.keepalive = (conn, None)
+        operation = handle.send_operation(undelivered)
         # A pipe may be one of messages: whole, as far as one call can.
-        limit = SEND_MAX if endpoint.is_socket else LENGTH_MAX
-        return self._begin(SendFuture(self.core, operation, self._loop, rest, sent, limit))
+        limit = SEND_MAX if handle.sends_at_once else LENGTH_MAX
+        return self._begin(SendFuture(self.core, operation, self._loop, conn, handle, rest, sent, limit))
 
     # -- datagrams ---------------------------------------------------------------------------------------------
 
     def recvfrom(self, conn: Any, nbytes: int, flags: int = 0) -> "asyncio.Future[tuple[bytes, Any]]":
         """Receive one datagram and its sender's address."""
-        if self.endpoint(conn).datagrams:
-            return self._kept_datagram(conn, nbytes, lambda data: data)
-        operation = self._receive_from(conn, self._receive_buffer(self.endpoint(conn), nbytes), flags)
-        return self._submit(operation, conn, lambda op, count: (op.buffer[:count], _sender_of(op)))
+        handle: SocketHandle = self.endpoint(conn)
+        if handle.unread_datagrams:
+            return self._kept_datagram(handle, nbytes, lambda data: data)
+        operation = self._receive_from(handle, _receive_buffer(handle, nbytes), flags)
+        return self._submit(operation, conn, lambda op, count: (op.buffer[:count], handle.sender_of(op)))
 
     def recvfrom_into(self, conn: Any, buf: Any, nbytes: int = 0, flags: int = 0) -> "asyncio.Future[tuple[int, Any]]":
         """Receive one datagram into a writable buffer, at most `nbytes` of it (0: as many as it holds)."""
         view = memoryview(buf).cast("B")
         if not 0 <= nbytes <= len(view):
             raise ValueError(f"nbytes is {nbytes}, but the buffer holds {len(view)}")
-        if self.endpoint(conn).datagrams:
-            return self._kept_datagram(conn, nbytes or len(view), lambda data: _copy_into(view, data))
-        operation = self._receive_from(conn, view[:nbytes] if nbytes else view, flags)
-        return self._submit(operation, conn, lambda op, count: (count, _sender_of(op)))
+        handle: SocketHandle = self.endpoint(conn)
+        if handle.unread_datagrams:
+            return self._kept_datagram(handle, nbytes or len(view), lambda data: _copy_into(view, data))
+        operation = self._receive_from(handle, view[:nbytes] if nbytes else view, flags)
+        return self._submit(operation, conn, lambda op, count: (count, handle.sender_of(op)))
 
-    def _receive_from(self, conn: Any, buffer: Any, flags: int) -> Any:
-        endpoint = self.endpoint(conn)
-        operation = _sockets.verbs_of(endpoint).receive_from_operation(self.core, endpoint, undelivered, buffer)
+    def _receive_from(self, handle: SocketHandle, buffer: Any, flags: int) -> Any:
+        operation: Any = handle.receive_from_operation(undelivered, buffer)
         operation.flags = flags
         return operation
 
-    def _kept_datagram(self, conn: Any, nbytes: int, take: Callable[[bytes], Any]) -> "asyncio.Future[Any]":
-        endpoint = self.endpoint(conn)
-        data, sender = endpoint.datagrams.pop(0)  # type: ignore[union-attr]
+    def _kept_datagram(self, handle: SocketHandle, nbytes: int, take: Callable[[bytes], Any]) -> "asyncio.Future[Any]":
+        data, sender = handle.unread_datagrams.pop(0)  # type: ignore[union-attr]
         if len(data) <= nbytes:
             return self._result((take(data), sender))
         # As the kernel answers where a datagram is longer than the buffer.
         future: asyncio.Future[Any] = self._loop.create_future()
-        future.set_exception(os_error(WsaError.MSGSIZE, IoType.READ_FROM.name, endpoint.subject))
+        future.set_exception(os_error(WsaError.MSGSIZE, IoType.READ_FROM.name, handle.subject))
         return future
 
     def sendto(self, conn: Any, buf: Any, flags: int = 0, addr: Any = None) -> "asyncio.Future[int]":
@@ -246,22 +238,20 @@ class IocpProactor:
                 if not is_shortage(exc):
                     raise
         packed = sockaddr.resolve(conn.family, addr)
-        endpoint = self.endpoint(conn)
-        operation = _sockets.verbs_of(endpoint).send_to_operation(self.core, endpoint, bytes(buf), packed)
+        handle: SocketHandle = self.endpoint(conn)
+        operation = handle.send_to_operation(undelivered, bytes(buf), packed)
         return self._submit(operation, conn, lambda _operation, count: count)
 
     # -- connections -------------------------------------------------------------------------------------------
 
     def accept(self, listener: Any) -> "asyncio.Future[tuple[socket.socket, Any]]":
         """Accept one connection: the new socket, as blocking as its listener, and the peer's address."""
-        endpoint = self.endpoint(listener)
-        verbs = _sockets.verbs_of(endpoint)
-        operation = verbs.accept_operation(self.core, endpoint, listener, undelivered)
-        verbs.prepare_accept(operation, listener)
-        arriving = operation.keepalive
+        handle: SocketHandle = self.endpoint(listener)
+        operation: Any = handle.accept_operation(undelivered, listener)
+        handle.prepare_accept(operation)
 
-        def finish(operation: OverlappedEx, _count: int) -> tuple[socket.socket, Any]:
-            conn = verbs.finish_accept(operation, listener, arriving)
+        def finish(operation: Any, _count: int) -> tuple[socket.socket, Any]:
+            conn = handle.finish_accept(operation.arriving, listener)
             conn.settimeout(listener.gettimeout())
             return conn, conn.getpeername()
 
@@ -273,29 +263,29 @@ class IocpProactor:
             sockaddr.encode(conn.family, address)  # A TypeError for what is no address.
             conn.connect(address)  # Sets the peer and returns at once.
             return self._result(None)
-        endpoint = self.endpoint(conn)
-        _sockets.bind_to_any(conn)
-        verbs = _sockets.verbs_of(endpoint)
-        operation = verbs.connect_operation(self.core, endpoint, conn, address)
-        if _sockets.is_this_machine(address):
+        handle: SocketHandle = self.endpoint(conn)
+        bind_to_any(conn)
+        operation = handle.connect_operation(undelivered, conn, address)
+        if is_this_machine(address):
             self.core.kernel.hasten_refusal(conn)
 
         def finish(_operation: OverlappedEx, _count: int) -> None:
-            verbs.finish_connect(conn)
+            handle.finish_connect(conn)
 
         return self._submit(operation, conn, finish)
 
     def sendfile(self, sock: Any, file: Any, offset: int, count: int) -> "asyncio.Future[int]":
         """Send `count` bytes of a file from `offset` (TransmitFile); the byte count."""
-        endpoint = self.endpoint(sock)
-        operation = _sockets.verbs_of(endpoint).transmit_operation(self.core, endpoint, sock, file, offset, count)
+        handle: SocketHandle = self.endpoint(sock)
+        operation = handle.transmit_operation(undelivered, sock, file, offset, count)
         return self._submit(operation, sock, lambda _operation, sent: sent)
 
     # -- pipes -------------------------------------------------------------------------------------------------
 
     def accept_pipe(self, pipe: Any) -> "asyncio.Future[Any]":
         """Wait for a client on a pipe server instance; the pipe object."""
-        operation = _pipes.connect_operation(self.core, self.endpoint(pipe), undelivered)
+        handle: _pipes.OverlappedPipe = self.endpoint(pipe)
+        operation = handle.connect_operation(undelivered)
         return self._submit(operation, pipe, lambda _operation, _count: pipe)
 
     async def connect_pipe(self, address: str) -> Any:
@@ -327,7 +317,7 @@ class IocpProactor:
             self._waits = _waits.endpoint(self.core)
         milliseconds = timeout_to_ms(timeout)
         operation = _waits.wait_operation(self.core, self._waits, undelivered, int(handle), milliseconds)
-        return self._submit_plainly(operation, _waits.is_signalled)
+        return self._submit(operation, None, _waits.is_signalled)
 
     # -- what a stdlib loop calls besides ----------------------------------------------------------------------
 
@@ -359,8 +349,10 @@ def _send_now(conn: Any, view: memoryview, flags: int) -> int:
     return sent
 
 
-def _sender_of(operation: OverlappedEx) -> Any:
-    return _sockets.verbs_of(operation.endpoint).sender_of(operation)
+def _receive_buffer(handle: StreamHandle, size: int) -> Any:
+    if size < 0:
+        raise ValueError(f"the number of bytes to receive must be 0 or more, not {size}")
+    return handle.receive_buffer(size)
 
 
 def _copy_into(view: memoryview, data: bytes) -> int:
@@ -368,8 +360,8 @@ def _copy_into(view: memoryview, data: bytes) -> int:
     return len(data)
 
 
-def _take_leftover(endpoint: Endpoint, nbytes: int) -> bytes:
-    data, endpoint.leftover = endpoint.leftover[:nbytes], endpoint.leftover[nbytes:]
+def _take_unread(handle: IoHandle, nbytes: int) -> bytes:
+    data, handle.unread = handle.unread[:nbytes], handle.unread[nbytes:]
     return data
 
 

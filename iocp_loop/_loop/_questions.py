@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .._core._endpoint import Kind
 from .._handles import _pipes
 from .._handles._blocking import kind_of
 from .._win32.constants import Error
@@ -30,17 +31,17 @@ class Facts:
 
     Attributes:
         is_overlapped: opened with FILE_FLAG_OVERLAPPED.
-        kind: of one that is not, as `_blocking.kind_of` has it.
+        kind: of one that is not, as `_blocking.kind_of` has it; else None.
     """
 
     is_overlapped: bool
-    kind: str
+    kind: Kind | None
 
 
 def ask(kernel: Kernel, handle: int) -> Facts:
     """Ask now, on this thread. Raises OSError for what is no handle."""
     is_overlapped = _pipes.is_overlapped(kernel, handle)
-    return Facts(is_overlapped, "" if is_overlapped else kind_of(kernel, handle))
+    return Facts(is_overlapped, None if is_overlapped else kind_of(kernel, handle))
 
 
 async def ask_aside(loop: "TurningLoop", handle: int) -> Facts | None:

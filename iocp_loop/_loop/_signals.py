@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._asyncio import _private as private
-from .._core._operation import OverlappedEx, ReadOperation
-from .._handles import _sockets
+from .._core._operation import OverlappedEx
+from .._handles._opening import open_socket
 
 if TYPE_CHECKING:
     from .._core._proactor import Proactor
@@ -52,7 +52,7 @@ class SignalWakeup:
         self._call_first = call_first
         self._sender: socket.socket | None = None
         self._receiver: socket.socket | None = None
-        self._operation: ReadOperation | None = None
+        self._operation: OverlappedEx | None = None
         self.receives_pending = 0
         self.interrupted = False
         self._on_interrupt: Any = None  # ours, in place of `_interrupt_handler`; None while it is not
@@ -201,10 +201,10 @@ class SignalWakeup:
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(False)
         self._sender.setblocking(False)
-        endpoint = _sockets.register(self._proactor, self._receiver, self._receiver)
+        handle = open_socket(self._proactor, self._receiver, self._receiver)
         buffer = self._proactor.arena.buffer(64)
-        self._operation = _sockets.receive_operation(self._proactor, endpoint, self._on_signal, buffer)
-        self._submit(self._operation)
+        operation = self._operation = handle.receive_operation(self._on_signal, buffer)
+        self._submit(operation)
 
     def _submit(self, operation: OverlappedEx) -> None:
         self.receives_pending = 1

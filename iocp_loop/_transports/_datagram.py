@@ -38,9 +38,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from .._asyncio import _private as private
-from .._core._endpoint import Endpoint
 from .._core._operation import OverlappedEx
-from .._handles import _sockets
+from .._handles._base import DatagramHandle, error_of
 from .._win32 import sockaddr
 from .._win32.constants import WsaError
 from .._win32.errors import is_shortage
@@ -116,10 +115,11 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         "_receive",
         "_send",
         "_target",
-        "_verbs",
         "reception",
         "sending",
     )
+
+    _endpoint: DatagramHandle
 
     # Of each receive's buffer, in bytes. Settable before the endpoint is created, for memory's sake.
     datagram_size = DATAGRAM_SIZE_MAX
@@ -127,7 +127,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
     def __init__(
         self,
         loop: "IocpEventLoop",
-        endpoint: Endpoint,
+        endpoint: DatagramHandle,
         sock: socket.socket,
         protocol: Any,
         address: Any = None,
@@ -136,7 +136,6 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
     ) -> None:
         super().__init__(loop, endpoint, sock, extra)
         self._proactor = loop.proactor
-        self._verbs = _sockets.verbs_of(endpoint)
         self._protocol = protocol
         self._address = address
         # Where a datagram goes that is given no address; None: to the connected peer. Where broadcasting is allowed,
@@ -174,9 +173,9 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
     @repeatable
     def _receive_first(self) -> None:
         # First what a cancelled sock_recvfrom() on the same socket has left. One by one: each may raise.
-        while kept := self._endpoint.datagrams:
+        while kept := self._endpoint.unread_datagrams:
             self.loop.call_soon(self._deliver_kept, *kept[0], context=self.context)
-            self._endpoint.datagrams = kept[1:]
+            self._endpoint.unread_datagrams = kept[1:]
         self._arm_again()
 
     def _deliver_kept(self, data: bytes, sender: Any) -> None:
@@ -190,9 +189,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             operation = self._receive
             if operation is None:
                 buffer = self._proactor.arena.buffer(self.datagram_size)
-                operation = self._verbs.receive_from_operation(
-                    self._proactor, self._endpoint, self._on_received, buffer
-                )
+                operation = self._endpoint.receive_from_operation(self._on_received, buffer)
                 operation.context = self.context
                 self._receive = operation
             self.reception = OUT  # Before it is: also where an interrupt comes.
@@ -229,7 +226,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         if self.reception is STOPPED:
             return
         try:
-            sender = self._verbs.sender_of(operation)
+            sender = self._endpoint.sender_of(operation)
             data = operation.buffer[:byte_count]
         except MemoryError as exc:
             self._report_and_arm_later(exc)
@@ -287,7 +284,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             self._protocol.datagram_received(buffer[:byte_count], sender if sender is not None else self._address)
 
     def _on_receive_error(self, operation: OverlappedEx, status: int) -> None:
-        error = _sockets.error_of(operation, status)
+        error = error_of(operation, status)
         code = getattr(error, "winerror", None)
         self._errors_in_a_row += 1
         if code == WsaError.NOTSOCK:
@@ -359,8 +356,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         operation = None
         try:
             self.sending = FLUSHING
-            operation = self._verbs.send_to_operation(self._proactor, self._endpoint, *self._queue[0])
-            operation.deliver = self._on_sent
+            operation = self._endpoint.send_to_operation(self._on_sent, *self._queue[0])
             operation.context = self.context
             self._send = operation
             self._proactor.submit(operation)
@@ -389,7 +385,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             self._send = None
             self._take_head()
             if status:
-                self._tell_error(_sockets.error_of(operation, status))
+                self._tell_error(error_of(operation, status))
             self._drain()
         except BaseException:
             # The protocol ends the loop's run, or an interrupt: what waits goes out in the next one.

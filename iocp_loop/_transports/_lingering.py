@@ -23,10 +23,9 @@ writing learns only by the reset that nobody listens, so it is kept in the dark 
 
 from typing import TYPE_CHECKING, Any
 
-from .._core._endpoint import Endpoint
 from .._core._operation import OverlappedEx
-from .._handles import _sockets
-from .._handles._sockets import winerror_of
+from .._handles._base import winerror_of
+from .._handles._sockets import OverlappedSocket
 from .._win32.constants import Error
 from .._win32.kernel import Kernel
 from ._base import ignore
@@ -107,15 +106,15 @@ class Lingering:
 
     __slots__ = ("_dropped", "_endpoint", "_lingerings", "_operation", "_proactor", "begun", "heard")
 
-    def __init__(self, lingerings: Lingerings, endpoint: Endpoint) -> None:
+    def __init__(self, lingerings: Lingerings, endpoint: OverlappedSocket) -> None:
         self._lingerings = lingerings
         self._proactor = lingerings.loop.proactor
-        self._endpoint = Endpoint(endpoint.handle, endpoint.owner, endpoint.kind)
+        self._endpoint = OverlappedSocket(endpoint.handle, endpoint.owner)
         self._operation: Any = None
         self._dropped = 0
         self.begun = self.heard = lingerings.loop.time()
 
-    def take_over(self, endpoint: Endpoint) -> None:
+    def take_over(self, endpoint: OverlappedSocket) -> None:
         """The handle and its operations are ours; for the transport, whose endpoint it is, it is closed."""
         self._proactor.succeed(endpoint, self._endpoint)
         self._lingerings.join(self)
@@ -138,7 +137,7 @@ class Lingering:
             return
         if operation is None:
             memory = self._lingerings.memory()
-            operation = _sockets.receive_operation(self._proactor, self._endpoint, self.on_received, memory)
+            operation = self._endpoint.receive_operation(self.on_received, memory)
         self._lingerings.join(self)  # Once more: an interrupt may have come before it was.
         self._operation = operation
         operation.endpoint, operation.deliver, operation.context = self._endpoint, self.on_received, None
@@ -168,7 +167,7 @@ class Lingering:
 
     def _receive(self) -> None:
         try:
-            _sockets.set_receive_buffer(self._operation, self._lingerings.memory())
+            self._endpoint.set_receive_buffer(self._operation, self._lingerings.memory())
             self._proactor.submit(self._operation)
         except BaseException as exc:
             self.close()

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._asyncio import _private as private
 from .._core._operation import OverlappedEx
-from .._handles import _sockets
+from .._handles._base import ListenerHandle, error_of, winerror_of
+from .._handles._opening import open_socket
 from .._win32 import sockaddr
 from .._win32.constants import NTSTATUS_WIN32_FACILITY, Error, WsaError
 from ._base import ignore
@@ -65,13 +66,12 @@ class Listener:
         self._sock = sock
         self._connect = connect
         self._context = contextvars.copy_context()
-        self._operations: list[OverlappedEx] = []
+        self._operations: list[Any] = []  # as of `accept_operation`
         self._limit = max(1, min(backlog, ACCEPTS_MAX))
         self._accepted_this_turn = 0
         self._errors_in_a_row = 0
         self._retry: Any = None
-        self._endpoint = _sockets.register(self._proactor, sock, sock)
-        self._verbs = _sockets.verbs_of(self._endpoint)
+        self._endpoint: ListenerHandle = open_socket(self._proactor, sock, sock)
         self._outstanding = min(ACCEPTS_MIN, self._limit)
         self._cast_all()
 
@@ -89,8 +89,8 @@ class Listener:
     def _on_closed(self) -> None:
         operations, self._operations = self._operations, []
         for operation in operations:
-            if operation.keepalive is not None:
-                operation.keepalive.close()
+            if operation.arriving is not None:
+                operation.arriving.close()
             operation.deliver = ignore  # Breaks the cycle with this listener.
             self._proactor.release(operation)
 
@@ -102,18 +102,18 @@ class Listener:
             return
         try:
             for operation in self._operations:
-                if operation.keepalive is None:
+                if operation.arriving is None:
                     self._cast(operation)
             while len(self._operations) < self._outstanding:
-                operation = self._verbs.accept_operation(self._proactor, self._endpoint, self._sock, self._on_accepted)
+                operation = self._endpoint.accept_operation(self._on_accepted, self._sock)
                 operation.context = self._context
                 self._operations.append(operation)
                 self._cast(operation)
         except Exception as exc:
             self._try_later(exc)
 
-    def _cast(self, operation: OverlappedEx) -> None:
-        self._verbs.prepare_accept(operation, self._sock)
+    def _cast(self, operation: Any) -> None:
+        self._endpoint.prepare_accept(operation)
         self._proactor.submit(operation)
 
     def _try_later(self, exc: Exception) -> None:
@@ -128,34 +128,34 @@ class Listener:
         )
         self._retry = self._loop.call_later(private.ACCEPT_RETRY_DELAY_S, self._cast_all)
 
-    def _on_accepted(self, operation: OverlappedEx, status: int, _byte_count: int) -> None:
-        conn, operation.keepalive = operation.keepalive, None
+    def _on_accepted(self, operation: Any, status: int, _byte_count: int) -> None:
+        arriving, operation.arriving = operation.arriving, None
         if self._endpoint.closing:
             # The cancelled accept of a listener that stopped; or a client that was too late.
-            if conn is not None:
-                conn.close()
+            if arriving is not None:
+                arriving.close()
             return
         try:
             addresses = None if status else self._addresses_of(operation)
             self._cast_again(operation, status)
         except BaseException:
             # An interrupt: nobody else has the client, who would wait for ever; and the rod may not be cast.
-            conn.close()
+            arriving.close()
             self._loop.call_soon(self._cast_all)
             raise
         if addresses is None:
-            conn.close()
+            arriving.close()
             return
         try:
-            conn = self._verbs.finish_accept(operation, self._sock, conn)
-            endpoint = _sockets.register(self._proactor, conn, conn)
+            conn = self._endpoint.finish_accept(arriving, self._sock)
+            endpoint = open_socket(self._proactor, conn, conn)
         except OSError as exc:
             # The client's doing: it was gone before its socket was complete.
             private.logger.debug("a connection was gone before it was accepted: %r", exc)
-            conn.close()
+            arriving.close()
             return
         except Exception as exc:
-            conn.close()
+            arriving.close()
             self._report_lost(exc)
             return
         self._make_connection(conn, endpoint, addresses)
@@ -163,7 +163,7 @@ class Listener:
     def _addresses_of(self, operation: OverlappedEx) -> tuple[bytes, bytes] | None:
         """None where memory was missing: the client is lost, and not the accept."""
         try:
-            addresses: tuple[bytes, bytes] = self._verbs.accepted_addresses(self._proactor, operation, self._sock)
+            addresses: tuple[bytes, bytes] = self._endpoint.accepted_addresses(operation)
         except Exception as exc:
             self._report_lost(exc)
             return None
@@ -177,8 +177,8 @@ class Listener:
         not_posted = status & 0xFFFF_0000 == NTSTATUS_WIN32_FACILITY
         # But the call itself may tell of a client that was gone before it was accepted (MSDN, AcceptEx); 64 is how
         # others spell it (python/cpython#93821).
-        if not_posted and _sockets.winerror_of(operation, status) not in (WsaError.CONNRESET, Error.NETNAME_DELETED):
-            self._try_later(_sockets.error_of(operation, status))
+        if not_posted and winerror_of(operation, status) not in (WsaError.CONNRESET, Error.NETNAME_DELETED):
+            self._try_later(error_of(operation, status))
             return
         self._errors_in_a_row = self._errors_in_a_row + 1 if status else 0
         if pause := pause_after(self._errors_in_a_row):

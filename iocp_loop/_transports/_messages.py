@@ -1,10 +1,8 @@
 """A message-mode pipe: each write is one message, and so is each `data_received`, empty ones included."""
 
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .._core._endpoint import Endpoint
-from .._handles._sockets import Outcome
+from .._handles._base import Outcome, StreamHandle
 from ._reader import Reader
 from ._reading import STOPPED
 from ._repeatable import repeatable
@@ -24,8 +22,8 @@ class MessageReader(Reader):
 
     __slots__ = ("_parts",)
 
-    def __init__(self, transport: "StreamTransport", endpoint: Endpoint, verbs: ModuleType, direct: Any) -> None:
-        super().__init__(transport, endpoint, verbs, direct)
+    def __init__(self, transport: "StreamTransport", endpoint: StreamHandle, direct: Any) -> None:
+        super().__init__(transport, endpoint, direct)
         self._parts: list[bytes] = []
 
     def _decide_plain(self) -> None:
@@ -33,7 +31,7 @@ class MessageReader(Reader):
         self._plain = False
 
     def _take(self, status: int, byte_count: int) -> None:
-        outcome = self._verbs.receive_outcome(self._operation, status, byte_count)
+        outcome = self._endpoint.receive_outcome(self._operation, status, byte_count)
         if outcome is not Outcome.DATA:
             super()._take(status, byte_count)
             return

@@ -1,6 +1,6 @@
 """Named pipes as asyncio transports, and the server that accepts them.
 
-A read pipe, a write pipe and a duplex pipe are the stream transport over the pipes' verbs; what differs is what an end
+A read pipe, a write pipe and a duplex pipe are the stream transport over a pipe's handle; what differs is what an end
 means. The other end of a write pipe closing is noticed by a read that waits for nothing else.
 """
 
@@ -12,8 +12,8 @@ from .._asyncio import _private as private
 from .._core._endpoint import Endpoint
 from .._core._operation import OverlappedEx
 from .._handles import _pipes
-from .._handles._sockets import error_of, winerror_of
-from .._handles._threaded import Worker
+from .._handles._base import error_of, winerror_of
+from .._handles._threaded import ThreadedHandle
 from .._win32.constants import Error
 from ._listener import pause_after
 from ._messages import MessageReader, MessageWriter
@@ -94,7 +94,7 @@ class WritePipeTransport(StreamTransport):
         # Nothing is expected from the other end but its closing.
         self._reader.set_protocol(_PeerWatch(self))
         kernel, endpoint = self.loop.proactor.kernel, self._endpoint
-        if isinstance(endpoint.owner, Worker) or not _pipes.is_readable(kernel, endpoint.handle):
+        if isinstance(endpoint, ThreadedHandle) or not _pipes.is_readable(kernel, endpoint.handle):
             # Not to be noticed but by a write that fails: nothing to wait for. On a handle that is not overlapped, a
             # read that waits would even keep the writes waiting.
             self._reader.expect_nothing()
@@ -200,12 +200,12 @@ class PipeServer:
             _pipes.create_instance(self._proactor.kernel, self._name, first=first, **self._options)
         )
         try:
-            endpoint = _pipes.register(self._proactor, pipe.fileno(), pipe)
+            endpoint = _pipes.open_overlapped(self._proactor, pipe.fileno(), pipe)
         except BaseException:
             pipe.close()
             raise
         try:
-            operation = _pipes.connect_operation(self._proactor, endpoint, self._on_connected)
+            operation = endpoint.connect_operation(self._on_connected)
         except BaseException:
             self._proactor.close_endpoint(endpoint)
             raise

@@ -19,13 +19,10 @@ while nothing comes. A buffer that was filled becomes the message itself, uncopi
 
 import asyncio
 import ctypes
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .._core._endpoint import Endpoint
 from .._core._operation import OverlappedEx
-from .._handles import _sockets
-from .._handles._sockets import Outcome, error_of, winerror_of
+from .._handles._base import Outcome, StreamHandle, error_of, winerror_of
 from .._win32.constants import Error
 from .._win32.memory import address_of
 from ._base import ignore
@@ -46,7 +43,7 @@ DIRECT_CLASS = 2
 
 
 class Reader:
-    """Receives for one transport; `verbs` is `_sockets` or `_pipes`, whichever the endpoint understands.
+    """Receives for one transport.
 
     Attributes:
         protocol, buffered: who gets the data; set by `set_protocol`.
@@ -70,7 +67,6 @@ class Reader:
         "_size",
         "_size_class",
         "_small_receives",
-        "_verbs",
         "buffered",
         "delivery",
         "protocol",
@@ -79,14 +75,14 @@ class Reader:
         "unfed",
     )
 
-    def __init__(self, transport: "StreamTransport", endpoint: Endpoint, verbs: ModuleType, direct: Any) -> None:
+    def __init__(self, transport: "StreamTransport", endpoint: StreamHandle, direct: Any) -> None:
         self.transport = transport
         self._endpoint = endpoint
         self._proactor = transport.loop.proactor
-        self._callbacks, self._verbs = transport.loop.callbacks, verbs
+        self._callbacks = transport.loop.callbacks
         self._idleness = AWAKE
         # Nobody knows what a layered provider makes of a receive of no bytes.
-        self._can_rest = verbs is _sockets and endpoint.skips_port
+        self._can_rest = endpoint.tells_without_memory and endpoint.skips_port
         self._direct = direct  # the socket's recv_into; None where there is no such call
         self._operation: Any = None
         self.receive, self.delivery = IDLE, STRAIGHT
@@ -129,7 +125,7 @@ class Reader:
     def resume(self) -> None:
         if self.delivery is not PAUSED:
             return
-        if self._endpoint.leftover and self._operation is not None:
+        if self._endpoint.unread and self._operation is not None:
             self._put_behind()
             return
         self.delivery = STRAIGHT
@@ -140,7 +136,7 @@ class Reader:
             self.begin()
 
     def _put_behind(self) -> None:
-        """To BEHIND: the endpoint's leftover comes first."""
+        """To BEHIND: the endpoint's unread bytes come first."""
         self.delivery, self._plain = BEHIND, False
         self._deliver_later()
 
@@ -154,7 +150,7 @@ class Reader:
         Paused again before this runs, it does nothing: whoever resumes next will see to it.
         """
         if self.delivery is BEHIND:
-            self._deliver_leftover()
+            self._deliver_unread()
         elif self.receive is HELD and self.delivery is STRAIGHT:
             try:
                 self.receive = OUT
@@ -167,21 +163,21 @@ class Reader:
                 if not self.rescue(self._operation, exc):
                     raise
 
-    def _deliver_leftover(self) -> None:
-        leftover, told = self._endpoint.leftover, None
+    def _deliver_unread(self) -> None:
+        unread, told = self._endpoint.unread, None
         try:
-            self._endpoint.leftover = b""
+            self._endpoint.unread = b""
             self.delivery = STRAIGHT
             self._decide_plain()
             if self.buffered:
-                deliver(self, told := leftover, None)
+                deliver(self, told := unread, None)
             else:
-                (told := self.protocol).data_received(leftover)
+                (told := self.protocol).data_received(unread)
             self._go_on_behind()
         except BaseException:
             if told is None:
                 # An interrupt: the loop calls again.
-                self._endpoint.leftover = leftover
+                self._endpoint.unread = unread
                 self.delivery, self._plain = BEHIND, False
             else:
                 self._go_on_behind()
@@ -240,20 +236,20 @@ class Reader:
 
     def _begin(self) -> bool:
         """Prepare the operation. True if it has a result already, and needs no submit."""
-        leftover = self._endpoint.leftover
-        buffer = self._verbs.receive_buffer(self._proactor, max(RECEIVE_SIZES[0], len(leftover)))
-        operation = self._verbs.receive_operation(self._proactor, self._endpoint, self.on_received, buffer)
+        unread = self._endpoint.unread
+        buffer = self._endpoint.receive_buffer(max(RECEIVE_SIZES[0], len(unread)))
+        operation = self._endpoint.receive_operation(self.on_received, buffer)
         operation.context = self.transport.context
         self._operation = operation
         self._size = self._judged_from = len(buffer)
         if self._can_rest:
             self.transport.loop.idle_rounds.join()
-        if not leftover:
+        if not unread:
             return False
         # A receive on the bare handle was cancelled and succeeded all the same: the stream begins with its bytes.
-        self._endpoint.leftover = b""
-        ctypes.memmove(address_of(buffer), leftover, len(leftover))
-        self._proactor.settle_inline(operation, 0, len(leftover))
+        self._endpoint.unread = b""
+        ctypes.memmove(address_of(buffer), unread, len(unread))
+        self._proactor.settle_inline(operation, 0, len(unread))
         return True
 
     def on_received(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
@@ -334,7 +330,9 @@ class Reader:
 
     def _is_to_be_told(self, operation: OverlappedEx, status: int, byte_count: int) -> bool:
         # Of a failure even a protocol that has paused hears at once, as on asyncio's other loops.
-        return self.delivery is PAUSED and self._verbs.receive_outcome(operation, status, byte_count) is Outcome.FAILED
+        return (
+            self.delivery is PAUSED and self._endpoint.receive_outcome(operation, status, byte_count) is Outcome.FAILED
+        )
 
     def _take(self, status: int, byte_count: int) -> None:
         if (status or not byte_count) and not self._take_exceptional(status, byte_count):
@@ -369,7 +367,7 @@ class Reader:
 
     def _take_exceptional(self, status: int, byte_count: int) -> bool:
         """End of file or an error; True if it is data all the same."""
-        outcome = self._verbs.receive_outcome(self._operation, status, byte_count)
+        outcome = self._endpoint.receive_outcome(self._operation, status, byte_count)
         if outcome is Outcome.END:
             self._take_eof()
         elif outcome is Outcome.FAILED:
@@ -400,7 +398,7 @@ class Reader:
 
     def keep_for_later(self, rest: bytes) -> None:
         """An interrupt ended the delivery in the middle: it ends the loop's run, and not the stream."""
-        self._endpoint.leftover = bytes(memoryview(rest)) + self._endpoint.leftover  # A copy: it may be filled again.
+        self._endpoint.unread = bytes(memoryview(rest)) + self._endpoint.unread  # A copy: it may be filled again.
         if self.delivery is STRAIGHT:
             self._put_behind()
 
@@ -417,7 +415,7 @@ class Reader:
 
     def _change_buffer(self, size_class: int) -> None:
         try:
-            buffer = self._verbs.receive_buffer(self._proactor, RECEIVE_SIZES[size_class])
+            buffer = self._endpoint.receive_buffer(RECEIVE_SIZES[size_class])
         except MemoryError as exc:
             self.transport.fatal_error(exc, "Fatal error: no memory to receive into")
             return
@@ -434,7 +432,7 @@ class Reader:
         self._size_class = size_class
         self._size = RECEIVE_SIZES[size_class]
         self._judged_from = 0 if size_class else self._size
-        self._verbs.set_receive_buffer(self._operation, buffer)
+        self._endpoint.set_receive_buffer(self._operation, buffer)
 
     # -- while nothing comes -----------------------------------------------------------------------------------
 
@@ -475,7 +473,7 @@ class Reader:
         buffer = operation.buffer
         # SAFETY: the packet was dequeued, so the buffer is ours. The kernel gets the address of a bytes object that all
         # of Python shares, and a length of 0: it writes nothing there.
-        self._verbs.set_receive_buffer(operation, b"")
+        self._endpoint.set_receive_buffer(operation, b"")
         self.transport.loop.idle_rounds.leave()
         self._idleness = RESTING
         self._proactor.arena.release_buffer(buffer)

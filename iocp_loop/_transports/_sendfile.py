@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._asyncio import _private as private
 from .._asyncio._futures import OperationFuture
-from .._core._endpoint import Endpoint
-from .._handles import _sockets
+from .._handles._base import StreamHandle
+from .._handles._sockets import SocketHandle
 
 if TYPE_CHECKING:
     from .._loop._event_loop import IocpEventLoop
@@ -24,7 +24,7 @@ READ_CHUNK = 256 * 1024
 
 
 async def send_file(
-    loop: "IocpEventLoop", endpoint: Endpoint, sock: Any, file: Any, offset: int, count: int | None
+    loop: "IocpEventLoop", endpoint: SocketHandle, sock: Any, file: Any, offset: int, count: int | None
 ) -> int:
     """Send `count` bytes of a regular file from `offset` (None or 0: to its end); the number sent.
 
@@ -59,7 +59,7 @@ def _size_of(file: Any) -> int:
     return facts.st_size
 
 
-async def copy_file(loop: "IocpEventLoop", endpoint: Endpoint, file: Any, offset: int, count: int | None) -> int:
+async def copy_file(loop: "IocpEventLoop", endpoint: StreamHandle, file: Any, offset: int, count: int | None) -> int:
     """`send_file` for a file object that is no regular file: read in a worker thread, chunk by chunk, and sent."""
     if offset:
         file.seek(offset)
@@ -80,9 +80,9 @@ async def copy_file(loop: "IocpEventLoop", endpoint: Endpoint, file: Any, offset
 
 
 async def _send_chunk(
-    loop: "IocpEventLoop", endpoint: Endpoint, sock: Any, file: Any, offset: int, remaining: int
+    loop: "IocpEventLoop", endpoint: SocketHandle, sock: Any, file: Any, offset: int, remaining: int
 ) -> int:
-    if loop.transmits_running < TRANSMITS_MAX and _sockets.verbs_of(endpoint).CAN_TRANSMIT:
+    if loop.transmits_running < TRANSMITS_MAX and endpoint.transmits:
         loop.transmits_running += 1
         try:
             return await _transmit(loop, endpoint, sock, file, offset, min(remaining, TRANSMIT_CHUNK))
@@ -95,15 +95,16 @@ async def _send_chunk(
     return len(data)
 
 
-async def _send_bytes(loop: "IocpEventLoop", endpoint: Endpoint, data: bytes) -> None:
-    verbs = _sockets.verbs_of(endpoint)
-    operation = verbs.send_operation(loop.proactor, endpoint, _undelivered)
-    verbs.set_send_vector(operation, [data])
+async def _send_bytes(loop: "IocpEventLoop", endpoint: StreamHandle, data: bytes) -> None:
+    operation = endpoint.send_operation(_undelivered)
+    endpoint.set_send_vector(operation, [data])
     await _submit(loop, operation)
 
 
-async def _transmit(loop: "IocpEventLoop", endpoint: Endpoint, sock: Any, file: Any, offset: int, count: int) -> int:
-    operation = _sockets.transmit_operation(loop.proactor, endpoint, sock, file, offset, count)
+async def _transmit(
+    loop: "IocpEventLoop", endpoint: SocketHandle, sock: Any, file: Any, offset: int, count: int
+) -> int:
+    operation = endpoint.transmit_operation(_undelivered, sock, file, offset, count)
     sent: int = await _submit(loop, operation)
     if not sent:
         raise EOFError(f"the file became shorter while it was sent: nothing at {offset}")

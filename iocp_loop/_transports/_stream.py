@@ -8,12 +8,11 @@ import contextlib
 import contextvars
 import socket
 from collections.abc import AsyncIterator, Callable
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .._asyncio import _private as private
-from .._core._endpoint import Endpoint
-from .._handles import _sockets
+from .._handles._base import StreamHandle
+from .._handles._sockets import OverlappedSocket
 from ._base import EndpointTransport
 from ._facts import Facts
 from ._lingering import Lingering
@@ -36,6 +35,7 @@ class StreamTransport(EndpointTransport):
     _sendfile_compatible = private.SendfileMode.TRY_NATIVE
     _start_tls_compatible = True
 
+    _endpoint: StreamHandle
     _reader_type = Reader
     _writer_type = Writer
     # The writer's own method, not a wrapper of it: one call less per message.
@@ -44,7 +44,7 @@ class StreamTransport(EndpointTransport):
     def __init__(
         self,
         loop: "IocpEventLoop",
-        endpoint: Endpoint,
+        endpoint: StreamHandle,
         handle: Any,
         protocol: Any,
         *,
@@ -52,7 +52,6 @@ class StreamTransport(EndpointTransport):
         extra: dict[str, Any] | None = None,
         server: Any = None,
         addresses: tuple[bytes, bytes] | None = None,
-        verbs: ModuleType | None = None,
         context: contextvars.Context | None = None,
     ) -> None:
         facts = Facts()
@@ -72,7 +71,7 @@ class StreamTransport(EndpointTransport):
         self._server = server
         self._lingering: Lingering | None = None  # from `end` to connection_lost()
         try:
-            self._begin(endpoint, handle, protocol, verbs or _sockets.verbs_of(endpoint))
+            self._begin(endpoint, handle, protocol)
             loop.call_soon(self._start, waiter, context=self.context)
         except BaseException as exc:
             if server is not None:
@@ -82,11 +81,11 @@ class StreamTransport(EndpointTransport):
                 loop.proactor.close_endpoint(endpoint)
             raise
 
-    def _begin(self, endpoint: Endpoint, handle: Any, protocol: Any, verbs: ModuleType) -> None:
+    def _begin(self, endpoint: StreamHandle, handle: Any, protocol: Any) -> None:
         # Only a socket's: a pipe object of multiprocessing has a send() too, which pickles.
-        receive_into, send_now = (handle.recv_into, handle.send) if endpoint.is_socket else (None, _never_at_once)
-        self._reader = self._reader_type(self, endpoint, verbs, receive_into)
-        self._writer = self._writer_type(self, endpoint, verbs, send_now)
+        receive_into, send_now = (handle.recv_into, handle.send) if endpoint.sends_at_once else (None, _never_at_once)
+        self._reader = self._reader_type(self, endpoint, receive_into)
+        self._writer = self._writer_type(self, endpoint, send_now)
         self.write = self._writer.write
         self.set_protocol(protocol)
 
@@ -106,6 +105,11 @@ class StreamTransport(EndpointTransport):
             parts.append(f"writer={self._writer.describe()}")
             parts.append(f"bufsize={self._writer.queued_size}")
         return f"<{' '.join(parts)}>"
+
+    @property
+    def endpoint(self) -> StreamHandle:
+        """The handle under this transport."""
+        return self._endpoint
 
     # -- what a protocol may ask -------------------------------------------------------------------------------
 
@@ -129,7 +133,7 @@ class StreamTransport(EndpointTransport):
         self._writer.writelines(list_of_data)
 
     def can_write_eof(self) -> bool:
-        return self._endpoint.is_socket
+        return self._endpoint.half_closes
 
     def write_eof(self) -> None:
         if not self.can_write_eof():
@@ -166,7 +170,7 @@ class StreamTransport(EndpointTransport):
         else:
             # The writer calls `end` when the last byte is out. Nothing more will be read; but a socket's receive is
             # left where it is: see `_lingering`.
-            self._reader.stop(cancel=not self._endpoint.is_socket)
+            self._reader.stop(cancel=not self._endpoint.half_closes)
 
     def end(self, *, is_ended: bool) -> None:
         """All that was written before close() is out: send the end of file, unless that was done, and end.
@@ -177,10 +181,10 @@ class StreamTransport(EndpointTransport):
         endpoint, peer_has_ended = self._endpoint, self._reader.receive is ENDED
         try:
             must_say_so = not peer_has_ended or endpoint.receives_cancelled
-            if endpoint.is_socket and must_say_so and not endpoint.closing:
+            if endpoint.half_closes and must_say_so and not endpoint.closing:
                 if not is_ended:
                     self._handle.shutdown(socket.SHUT_WR)
-                if not peer_has_ended and endpoint.verbs in (None, _sockets):
+                if not peer_has_ended and isinstance(endpoint, OverlappedSocket):
                     self._lingering = Lingering(self.loop.lingerings, endpoint)
                     self._queue_connection_lost()
                     self._lingering.take_over(endpoint)

@@ -24,13 +24,11 @@ resume_writing() the last of a packet's delivery or of a turn's end. Each may wr
 
 import asyncio
 from collections.abc import Callable
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .._asyncio import _private as private
-from .._core._endpoint import Endpoint
 from .._core._operation import SEND_MAX, OverlappedEx
-from .._handles._sockets import error_of
+from .._handles._base import StreamHandle, error_of
 from .._win32.errors import is_shortage
 from ._base import ignore
 from ._flow import HIGH_WATER_DEFAULT, FlowControl
@@ -57,7 +55,7 @@ _JUST_BYTES = frozenset({bytes})
 
 
 class Writer:
-    """Sends for one transport; `verbs` as for `Reader`.
+    """Sends for one transport.
 
     Attributes:
         phase, refusal: see `_writing`.
@@ -81,7 +79,6 @@ class Writer:
         "_spent",
         "_spent_turn",
         "_taken",
-        "_verbs",
         "flow",
         "phase",
         "refusal",
@@ -90,13 +87,10 @@ class Writer:
 
     _queue_type = SendQueue
 
-    def __init__(
-        self, transport: "StreamTransport", endpoint: Endpoint, verbs: ModuleType, send_now: Callable[[Any], int]
-    ) -> None:
+    def __init__(self, transport: "StreamTransport", endpoint: StreamHandle, send_now: Callable[[Any], int]) -> None:
         self.transport = transport
         self._endpoint = endpoint
         self._proactor = transport.loop.proactor
-        self._verbs = verbs
         self._send_now = send_now
         self.phase = DIRECT
         self.refusal = NONE
@@ -142,7 +136,7 @@ class Writer:
             return
         size = len(data)
         turn = self._loop.turn
-        if turn == self._last_turn and self._endpoint.is_socket:
+        if turn == self._last_turn and self._endpoint.sends_at_once:
             if size < CORKED_SIZE_MAX or self._has_spent():
                 self._gathers = True
                 self._gather(bytes(data))
@@ -168,7 +162,7 @@ class Writer:
         """More than one call is given."""
         queue = self._made_queue()
         queue.add(data)
-        if self._endpoint.is_socket:
+        if self._endpoint.sends_at_once:
             self._send_gathered()
             self._last_turn = self._loop.turn
         else:
@@ -210,7 +204,7 @@ class Writer:
             is_first, self._last_turn = turn != self._last_turn, turn
             queue = self._made_queue()
             queue.add_all(filter(None, chunks), size)
-            if not self._endpoint.is_socket:
+            if not self._endpoint.sends_at_once:
                 self._flush()
             else:
                 self._cork()
@@ -362,10 +356,10 @@ class Writer:
         try:
             operation = self._operation
             if operation is None:
-                operation = self._verbs.send_operation(self._proactor, self._endpoint, self.on_sent)
+                operation = self._endpoint.send_operation(self.on_sent)
                 operation.context = self.transport.context
                 self._operation = operation
-            self._verbs.set_send_vector(operation, queue.vector(), queue.skip, queue.send_max)
+            self._endpoint.set_send_vector(operation, queue.vector(), queue.skip, queue.send_max)
             self._proactor.submit(operation)
         except (SystemExit, KeyboardInterrupt):
             raise

@@ -5,7 +5,9 @@ import contextlib
 import weakref
 from typing import Any
 
-from iocp_loop._handles import _pipes, _sockets
+from iocp_loop._handles import _pipes
+from iocp_loop._handles._opening import open_socket
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._loop._event_loop import IocpEventLoop
 from iocp_loop._transports._base import EndpointTransport
 from iocp_loop._transports._datagram import DatagramTransport
@@ -70,23 +72,23 @@ class FakeLoop(IocpEventLoop):
         """As `_make_socket_transport` does it for a real socket."""
         endpoint: Any
         if sock.association is None:
-            endpoint = self.proactor.register(sock.fileno(), sock, skip_port=skip_port)
+            endpoint = self.proactor.register(OverlappedSocket(sock.fileno(), sock), skip_port=skip_port)
         else:
-            endpoint = _sockets.register(self.proactor, sock, sock)  # type: ignore[arg-type]
+            endpoint = open_socket(self.proactor, sock, sock)  # type: ignore[arg-type]
         transport = StreamTransport(self, endpoint, sock, protocol)  # type: ignore[arg-type]
         self.transports.add(transport)
         return transport
 
     def datagram_transport(self, sock: FakeDatagramSocket, protocol: Any, address: Any = None) -> DatagramTransport:
         """As `_make_datagram_transport`."""
-        endpoint = _sockets.register(self.proactor, sock, sock)  # type: ignore[arg-type]
+        endpoint = open_socket(self.proactor, sock, sock)  # type: ignore[arg-type]
         transport = DatagramTransport(self, endpoint, sock, protocol, address)  # type: ignore[arg-type]
         self.transports.add(transport)
         return transport
 
     def pipe_transport(self, cls: type[StreamTransport], pipe: FakePipeEnd, protocol: Any) -> StreamTransport:
         """As `_make_pipe_transport`."""
-        endpoint = _pipes.register(self.proactor, pipe.fileno(), pipe)
-        transport = cls(self, endpoint, pipe, protocol, verbs=_pipes)
+        endpoint = _pipes.open_overlapped(self.proactor, pipe.fileno(), pipe)
+        transport = cls(self, endpoint, pipe, protocol)
         self.transports.add(transport)
         return transport

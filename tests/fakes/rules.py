@@ -85,11 +85,11 @@ class RuleChecks:
 
 
 def _spans_of(operation: OverlappedEx) -> Iterable[tuple[int, int]]:
-    """The memory that an operation keeps alive: its own, and what is in `buffer` and `keepalive`."""
+    """The memory that an operation keeps alive: its own, and what is in `buffer`."""
     yield ctypes.addressof(operation), ctypes.addressof(operation) + ctypes.sizeof(operation)
-    for held in (operation.buffer, operation.keepalive):
-        for thing in held if isinstance(held, (list, tuple)) or hasattr(held, "popleft") else (held,):
-            yield from _span_of(thing)
+    held = operation.buffer
+    for thing in held if isinstance(held, (list, tuple)) or hasattr(held, "popleft") else (held,):
+        yield from _span_of(thing)
 
 
 def _span_of(thing: Any) -> Iterable[tuple[int, int]]:

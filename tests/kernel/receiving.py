@@ -2,7 +2,7 @@
 
 import socket
 
-from iocp_loop._handles import _sockets
+from iocp_loop._handles._sockets import OverlappedSocket
 
 from .watched import wait_until
 
@@ -15,8 +15,8 @@ class Receiver:
         self.results = []
         self.sock, self.peer = socket.socketpair()
         self.sock.setblocking(False)
-        self.endpoint = proactor.register(self.sock.fileno(), self.sock, skip_port=skip)
-        self.operation = _sockets.receive_operation(proactor, self.endpoint, self.deliver, proactor.arena.buffer(64))
+        self.endpoint = proactor.register(OverlappedSocket(self.sock.fileno(), self.sock), skip_port=skip)
+        self.operation = self.endpoint.receive_operation(self.deliver, proactor.arena.buffer(64))
 
     def deliver(self, operation, status, byte_count):
         self.results.append((status, operation.buffer[:byte_count]))

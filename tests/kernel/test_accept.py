@@ -13,7 +13,7 @@ import pytest
 from iocp_loop import CompletionPort
 from iocp_loop._asyncio import _private as private
 from iocp_loop._core._operation import IoType
-from iocp_loop._handles import _sockets
+from iocp_loop._transports import _listener
 from iocp_loop._transports._listener import ACCEPTS_MAX, ACCEPTS_MIN, ERRORS_AT_ONCE_MAX
 from iocp_loop._transports._stream import StreamTransport
 from iocp_loop._win32.constants import WsaError
@@ -108,7 +108,7 @@ async def test_a_small_backlog_keeps_few_accepts_outstanding():
 async def test_closing_with_accepts_outstanding_closes_their_sockets_and_the_listener():
     server = await here().create_server(Echo, LOCALHOST, 0)
     address = server.sockets[0].getsockname()
-    accepting = [op.keepalive for op in pending(IoType.ACCEPT)]
+    accepting = [op.arriving for op in pending(IoType.ACCEPT)]
     assert len(accepting) == ACCEPTS_MIN
     server.close()
     await server.wait_closed()
@@ -421,7 +421,7 @@ STEPS = {
     "addresses": "accepted_addresses",
     "the next accept": "prepare_accept",
     "the socket": "finish_accept",
-    "the association": "register",
+    "the association": "open_socket",
     "the transport": None,
 }
 
@@ -443,8 +443,8 @@ async def test_whatever_fails_between_a_packet_and_the_next_accept_the_listener_
             stack.enter_context(CompletionPort()).associate(listener.fileno(), 1)
         server = await loop.create_server(Echo, sock=listener)
         await turns()
-        verbs = _sockets if step == "the association" else _sockets.verbs_of(loop._listeners[listener]._endpoint)
-        owner, name = (verbs, STEPS[step]) if STEPS[step] else (StreamTransport, "set_protocol")
+        serving = _listener if step == "the association" else type(loop._listeners[listener]._endpoint)
+        owner, name = (serving, STEPS[step]) if STEPS[step] else (StreamTransport, "set_protocol")
         function, failures = getattr(owner, name), [raised]
 
         def once(*args, **options):

@@ -52,11 +52,11 @@ def test_demo_fails_when_a_byte_comes_back_changed():
     """A server that turns the last byte of a message over, on our loop and on asyncio's."""
     program = """if True:
         import sys
-        from iocp_loop import _cli, _demo
+        from iocp_loop._cli import _commands, _demo
         def spoil(self, data):
             self._transport.write(data[:-1] + bytes([data[-1] ^ 1]))
         _demo.EchoServer.data_received = spoil
-        sys.exit(_cli.main(["demo", "--seconds", "0.4", "--clients", "3"]))
+        sys.exit(_commands.main(["demo", "--seconds", "0.4", "--clients", "3"]))
     """
     status, output = python("-c", program)
     assert status == 1, output
@@ -68,13 +68,13 @@ def test_demo_fails_when_a_connection_is_lost():
     """A server that hangs up on its third message."""
     program = """if True:
         import sys
-        from iocp_loop import _cli, _demo
+        from iocp_loop._cli import _commands, _demo
         echo = _demo.EchoServer.data_received
         def hang_up(self, data):
             self.count = getattr(self, "count", 0) + 1
             echo(self, data) if self.count < 3 else self._transport.abort()
         _demo.EchoServer.data_received = hang_up
-        sys.exit(_cli.main(["demo", "--seconds", "0.4", "--clients", "3"]))
+        sys.exit(_commands.main(["demo", "--seconds", "0.4", "--clients", "3"]))
     """
     status, output = python("-c", program)
     assert status == 1, output

@@ -12,6 +12,7 @@ import pytest
 
 from iocp_loop import IocpEventLoop
 from iocp_loop._core._operation import IoType
+from iocp_loop._handles._pipes import OverlappedPipe
 from iocp_loop._win32.constants import Error, Ioctl, Status, WsaError
 
 from .peers import LOCALHOST, Echo, Recorder, serving
@@ -301,7 +302,7 @@ def test_a_handle_that_was_not_opened_for_overlapped_io_says_so(proactor):
     handle, name = tempfile.mkstemp()
     try:
         with pytest.raises(OSError, match="FILE_FLAG_OVERLAPPED") as caught:
-            proactor.register(msvcrt.get_osfhandle(handle), kind="file")
+            proactor.register(OverlappedPipe(msvcrt.get_osfhandle(handle)))
         assert caught.value.winerror == Error.INVALID_PARAMETER
     finally:
         os.close(handle)

@@ -16,7 +16,8 @@ import pytest
 import iocp_loop
 from iocp_loop import CompletionPort
 from iocp_loop._core._operation import IoType
-from iocp_loop._handles import _shared_sockets
+from iocp_loop._handles._shared_sockets import SharedSocket
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.constants import WsaError
 
 from .peers import LOCALHOST, Buffered, Echo, Recorder, client, pattern, receive_all, receive_exactly, reset
@@ -56,7 +57,7 @@ async def stream(other, factory=Recorder):
     sock, peer = pair(other)
     with peer:
         transport, protocol = await here().create_connection(factory, sock=sock)
-        assert transport.endpoint.verbs is _shared_sockets
+        assert isinstance(transport.endpoint, SharedSocket)
         try:
             yield transport, protocol, peer
         finally:
@@ -248,7 +249,7 @@ async def test_bare_sockets_accept_and_connect(other):
             await here().sock_sendall(conn, b"hello")
             assert await here().sock_recv(sock, 100) == b"hello"
             # What was accepted is nobody's yet, and so it is ours.
-            assert here()._futures.endpoint(conn).verbs is None
+            assert isinstance(here()._futures.endpoint(conn), OverlappedSocket)
     await nothing_polled()
 
 

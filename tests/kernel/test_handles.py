@@ -213,7 +213,7 @@ async def test_a_wait_that_breaks_is_an_error_and_the_others_go_on(event):
     broken, kernel = Event(), here().watched
     waiting, beside = here().wait_for_handle(event.handle), here().wait_for_handle(broken.handle)
     await until(lambda: kernel.counts["WaitForMultipleObjects"])
-    own = pending(IoType.WAIT)[1].keepalive.own
+    own = pending(IoType.WAIT)[1].wait.own
 
     def fail_once(function, args):
         del kernel.faults["WaitForMultipleObjects"]

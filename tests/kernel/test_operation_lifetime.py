@@ -12,7 +12,8 @@ from iocp_loop import IoType, LifetimeError
 from iocp_loop._core._arena import HeapArena
 from iocp_loop._core._operation import RELEASED, PlainOperation
 from iocp_loop._core._proactor import Proactor
-from iocp_loop._handles import _sockets
+from iocp_loop._handles._base import error_of
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.constants import Error, NotificationMode, Status
 
 from .receiving import Receiver, deliver, deliver_until
@@ -54,9 +55,7 @@ def test_closing_an_endpoint_waits_for_its_operations(receiver, proactor):
     assert closed == []
     assert receiver.sock.fileno() != -1
     with pytest.raises(OSError, match="closing"):
-        proactor.submit(
-            _sockets.receive_operation(proactor, receiver.endpoint, receiver.deliver, proactor.arena.buffer(8))
-        )
+        proactor.submit(receiver.endpoint.receive_operation(receiver.deliver, proactor.arena.buffer(8)))
     proactor.close_endpoint(receiver.endpoint, lambda: closed.append("twice"))
     deliver_until(proactor, lambda: closed)
     assert closed == [False]
@@ -81,9 +80,9 @@ def test_a_dead_connections_receive_never_takes_a_new_connections_data(proactor)
 
 def _fill(proactor, receiver):
     """A send that stays pending, because the peer reads nothing."""
-    sent = _sockets.send_operation(proactor, receiver.endpoint, lambda *_: None)
+    sent = receiver.endpoint.send_operation(lambda *_: None)
     for _ in range(200):
-        _sockets.set_send_vector(sent, [bytes(1 << 20)])
+        sent.endpoint.set_send_vector(sent, [bytes(1 << 20)])
         proactor.submit(sent)
         if sent.pending:
             return sent
@@ -99,7 +98,7 @@ def test_a_handle_closed_behind_our_back_still_ends_its_operations(proactor):
         proactor.cancel(receiver.operation)
         deliver_until(proactor, lambda: receiver.results)
         ((status, _),) = receiver.results
-        assert isinstance(_sockets.error_of(receiver.operation, status), ConnectionAbortedError)
+        assert isinstance(error_of(receiver.operation, status), ConnectionAbortedError)
 
 
 def test_an_operation_lost_while_the_kernel_owns_it_is_revived_and_reported(proactor, monkeypatch):
@@ -109,7 +108,7 @@ def test_an_operation_lost_while_the_kernel_owns_it_is_revived_and_reported(proa
     strays = []
     proactor.on_stray = strays.append
     with Receiver(proactor) as receiver, orphans_expected(1):
-        operation = _sockets.receive_operation(proactor, receiver.endpoint, receiver.deliver, proactor.arena.buffer(8))
+        operation = receiver.endpoint.receive_operation(receiver.deliver, proactor.arena.buffer(8))
         proactor.submit(operation)
         receiver.endpoint.operations.remove(operation)
         del proactor.pending[operation.address]
@@ -148,7 +147,7 @@ def test_a_stray_packet_is_printed_where_nobody_listens(proactor, monkeypatch):
 def test_a_handle_that_cannot_skip_has_a_packet_for_every_completion(proactor):
     proactor.kernel.fail(SKIP_SETTING, Error.INVALID_PARAMETER)
     with socket.socket() as sock:
-        endpoint = proactor.register(sock.fileno(), skip_port=True)
+        endpoint = proactor.register(OverlappedSocket(sock.fileno()), skip_port=True)
         assert not endpoint.skips_port
         proactor.close_endpoint(endpoint)
     assert proactor.endpoints == {}
@@ -162,9 +161,9 @@ def test_skipping_packets_is_asked_for_only_where_it_is_safe(proactor):
 
 def test_a_failed_registration_keeps_no_record(proactor):
     with socket.socket() as sock, contextlib.closing(Proactor()) as other:
-        other.register(sock.fileno())
+        other.register(OverlappedSocket(sock.fileno()))
         with pytest.raises(OSError):
-            proactor.register(sock.fileno())
+            proactor.register(OverlappedSocket(sock.fileno()))
         assert proactor.endpoints == {}
 
 

@@ -8,7 +8,7 @@ import pytest
 from iocp_loop import IoType
 from iocp_loop._core._operation import CANCELLING, IDLE, PENDING, SETTLED
 from iocp_loop._core._proactor import INLINE_TURNS_MAX
-from iocp_loop._handles import _sockets
+from iocp_loop._handles._base import error_of, winerror_of
 from iocp_loop._win32.constants import Error, Status, WsaError
 
 from .peers import reset
@@ -171,7 +171,7 @@ def test_a_reset_is_a_connection_reset_error(receiver, proactor):
     reset(receiver.peer)
     deliver_until(proactor, lambda: receiver.results)
     ((status, _),) = receiver.results
-    error = _sockets.error_of(receiver.operation, status)
+    error = error_of(receiver.operation, status)
     assert isinstance(error, ConnectionResetError)
     assert error.winerror == WsaError.CONNRESET
     assert f"socket {receiver.endpoint.handle}" in str(error)
@@ -185,18 +185,18 @@ def test_a_call_that_fails_at_once_is_settled_and_not_raised(receiver, proactor)
     assert receiver.results == []
     deliver(proactor)
     ((status, data),) = receiver.results
-    assert _sockets.winerror_of(receiver.operation, status) == WsaError.SHUTDOWN
+    assert winerror_of(receiver.operation, status) == WsaError.SHUTDOWN
     assert data == b""
 
 
 def test_a_call_that_fails_without_a_code_is_still_a_failure(receiver, proactor):
     """Another library reset the last error between the call and our look at it."""
     proactor.kernel.faults["WSARecv"] = lambda _function, _args: failed("WSARecv", 0)
-    operation = _sockets.receive_operation(proactor, receiver.endpoint, receiver.deliver, proactor.arena.buffer(8))
+    operation = receiver.endpoint.receive_operation(receiver.deliver, proactor.arena.buffer(8))
     proactor.submit(operation)
     deliver(proactor)
     ((status, _),) = receiver.results
-    assert _sockets.winerror_of(operation, status) == Error.INVALID_PARAMETER
+    assert winerror_of(operation, status) == Error.INVALID_PARAMETER
 
 
 def test_packets_of_a_batch_survive_an_exception_in_the_middle_of_it(proactor):

@@ -182,7 +182,7 @@ async def test_a_cancelled_accept_leaves_no_socket_and_the_listener_serves_on():
         task = asyncio.ensure_future(here().sock_accept(listener))
         await turns()
         (operation,) = pending(IoType.ACCEPT)
-        accepting = operation.keepalive[1]
+        accepting = operation.arriving
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

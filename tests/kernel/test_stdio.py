@@ -23,6 +23,7 @@ from iocp_loop._core._operation import IoType
 from iocp_loop._core._proactor import Proactor
 from iocp_loop._debug.stomp import StompArena
 from iocp_loop._handles import _blocking, _pipes, _threaded
+from iocp_loop._handles._base import winerror_of
 from iocp_loop._transports._reader import HELD
 from iocp_loop._win32.constants import Error, FileType, WaitResult
 from iocp_loop._win32.types import DWORD
@@ -443,10 +444,10 @@ def bare(request, pipe):
     results = []
 
     def deliver(operation, status, byte_count):
-        results.append((_threaded.winerror_of(operation, status), operation.buffer[:byte_count]))
+        results.append((winerror_of(operation, status), operation.buffer[:byte_count]))
 
-    endpoint = _threaded.register(proactor, _pipes.handle_of(pipe[0]), pipe[0])
-    operation = _threaded.receive_operation(proactor, endpoint, deliver, proactor.arena.buffer(64))
+    endpoint = _threaded.open_threaded(proactor, _pipes.handle_of(pipe[0]), pipe[0])
+    operation = endpoint.receive_operation(deliver, proactor.arena.buffer(64))
     yield proactor, operation, results
     proactor.close_endpoint(endpoint)
     assert not proactor.close()

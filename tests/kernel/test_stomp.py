@@ -52,15 +52,14 @@ kernel32.SetUnhandledExceptionFilter(ctypes.cast(kernel32.ExitProcess, ctypes.c_
 
 PREPARE = """
 import ctypes, socket
-from iocp_loop import _sockets
+from iocp_loop._handles._opening import open_socket
 from iocp_loop._core._proactor import Proactor
 proactor = Proactor()
 sock, peer = socket.socketpair()
 sock.setblocking(False)
-endpoint = _sockets.register(proactor, sock, sock)
+endpoint = open_socket(proactor, sock, sock)
 results = []
-operation = _sockets.receive_operation(
-    proactor, endpoint, lambda op, status, count: results.append((status, count)), proactor.arena.buffer(64))
+operation = endpoint.receive_operation(lambda op, status, count: results.append((status, count)), proactor.arena.buffer(64))
 """
 
 

@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._transports import _stream, _writer
 from iocp_loop._transports._joining import JoinBuffer
 
@@ -185,8 +186,12 @@ async def test_no_memory_to_join_in_costs_speed_and_nothing_else(monkeypatch):
 
 
 async def test_no_memory_for_a_send_ends_its_own_connection_only(monkeypatch):
+    def refuse(*_args):
+        raise MemoryError
+
     async with connected() as (transport, protocol, peer), connected() as (other, _, other_peer):
-        monkeypatch.setattr(transport._writer._verbs, "send_operation", lambda *_: (_ for _ in ()).throw(MemoryError))
+        refusing = type("Refusing", (OverlappedSocket,), {"__slots__": (), "send_operation": refuse})
+        transport.endpoint.__class__ = refusing
         transport.write(pattern(PLENTY))
         assert isinstance(await protocol.gone(), MemoryError)
         here().expect_report("MemoryError")

@@ -12,7 +12,8 @@ from fakes.stage import BaseStage, Interrupted
 from iocp_loop._core._cancels import CANCELS_MAX
 from iocp_loop._core._operation import IoType, ThreadOperation
 from iocp_loop._core._proactor import Proactor
-from iocp_loop._handles import _sockets
+from iocp_loop._handles._opening import open_socket
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._transports._base import ignore
 from iocp_loop._win32.constants import Status
 
@@ -40,7 +41,9 @@ class Stage(BaseStage):
             self.know(sock)
 
     def know(self, sock):
-        self.futures.adopt(sock, self.loop.proactor.register(sock.fileno(), skip_port=self.random.random() < 0.5))
+        self.futures.adopt(
+            sock, self.loop.proactor.register(OverlappedSocket(sock.fileno()), skip_port=self.random.random() < 0.5)
+        )
 
     def look_at_what_is_left(self):
         for sock in self.socks:
@@ -94,7 +97,7 @@ class Streams(Stage):
             self.socks = list(self.kernel.socketpair())
             for sock in self.socks:
                 self.kernel.give_away(sock)
-                self.futures.adopt(sock, _sockets.register(self.loop.proactor, sock))
+                self.futures.adopt(sock, open_socket(self.loop.proactor, sock))
 
     async def receive(self):
         return await self.futures.recv(self.socks[0], 100)
@@ -124,7 +127,7 @@ class Datagrams(Streams):
         for sock in self.socks:
             sock.close()
         self.socks = [self.kernel.datagram_socket(), self.kernel.datagram_socket()]
-        self.futures.adopt(self.socks[0], _sockets.register(self.loop.proactor, self.socks[0]))
+        self.futures.adopt(self.socks[0], open_socket(self.loop.proactor, self.socks[0]))
 
     async def receive(self):
         data, address = await self.futures.recvfrom(self.socks[0], 100)
@@ -208,7 +211,7 @@ def test_a_reset_of_a_foreign_socket_is_told_although_its_recv_calls_it_the_end(
         await asyncio.sleep(0.01)
         endpoint = stage.futures.endpoint(stage.socks[0])
         stage.socks[1].close()
-        endpoint.reading._on_ready(closed=False, reset=True)
+        endpoint._reading._on_ready(closed=False, reset=True)
         with pytest.raises(ConnectionResetError):
             await receiving
 
@@ -351,12 +354,14 @@ def test_a_receive_that_nobody_can_cancel_is_given_up_when_it_ends(layered):
 @pytest.mark.parametrize("layered", LAYERED)
 def test_a_loop_closes_at_once_although_nothing_can_be_cancelled(layered):
     stage = Stage(chances=QUICK, layered=layered)
-    endpoints = [stage.loop.proactor.register(sock.fileno(), sock) for sock in stage.kernel.socketpair()]
+    endpoints = [
+        stage.loop.proactor.register(OverlappedSocket(sock.fileno(), sock)) for sock in stage.kernel.socketpair()
+    ]
 
     async def scenario():
         for endpoint in endpoints:
-            buffer = stage.futures._receive_buffer(endpoint, 100)
-            stage.futures._submit_plainly(stage.futures._receive(endpoint, buffer, 0), lambda _operation, count: count)
+            receive = stage.futures._receive(endpoint, endpoint.receive_buffer(100), 0)
+            stage.futures._submit(receive, None, lambda _operation, count: count)
         await asyncio.sleep(0)
 
     stage.run(scenario())
@@ -430,8 +435,8 @@ def test_a_proactor_that_closes_while_memory_is_missing_leaves_nothing_in_the_ke
     proactor = Proactor(kernel=kernel, arena=PatternArena())
     kernel.watch(proactor)
     sock, peer = kernel.socketpair()
-    endpoint = proactor.register(sock.fileno(), sock)
-    proactor.submit(_sockets.receive_operation(proactor, endpoint, ignore, proactor.arena.buffer(16)))
+    endpoint = proactor.register(OverlappedSocket(sock.fileno(), sock))
+    proactor.submit(endpoint.receive_operation(ignore, proactor.arena.buffer(16)))
     cancel, in_vain = kernel.CancelIoEx, 4 * [MemoryError]
 
     def cancel_or_raise(*args):
@@ -460,9 +465,9 @@ class Receiving:
         self.proactor = Proactor(kernel=self.kernel, arena=PatternArena())
         self.kernel.watch(self.proactor)
         self.sock, self.peer = self.kernel.socketpair()
-        self.endpoint = self.proactor.register(self.sock.fileno(), self.sock)
+        self.endpoint = self.proactor.register(OverlappedSocket(self.sock.fileno(), self.sock))
         buffer = self.proactor.arena.buffer(16)
-        self.operation = _sockets.receive_operation(self.proactor, self.endpoint, ignore, buffer)
+        self.operation = self.endpoint.receive_operation(ignore, buffer)
         self.proactor.submit(self.operation)
         self.asked, self.failures = [], []
         self._cancel, self.kernel.CancelIoEx = self.kernel.CancelIoEx, self.cancel_or_raise

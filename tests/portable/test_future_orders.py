@@ -8,6 +8,8 @@ import asyncio
 from fakes.kernel import Chances, FakeKernel
 from fakes.loop import FakeLoop
 
+from iocp_loop._handles._sockets import OverlappedSocket
+
 
 class Stage:
     """One seed: a kernel, a loop, and a pair of sockets that the loop's futures know."""
@@ -21,7 +23,7 @@ class Stage:
         for sock in self.socks:
             skip_port = self.random.random() < 0.7
             # Its owner is the test, as a socket given to sock_recv belongs to the program.
-            self.futures.adopt(sock, self.loop.proactor.register(sock.fileno(), skip_port=skip_port))
+            self.futures.adopt(sock, self.loop.proactor.register(OverlappedSocket(sock.fileno()), skip_port=skip_port))
 
     def run(self, scenario):
         try:

@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from iocp_loop._core._endpoint import Endpoint
 from iocp_loop._core._operation import FileReadOperation, IoType, ReadOperation
-from iocp_loop._handles import _pipes, _sockets
+from iocp_loop._handles import _pipes
+from iocp_loop._handles._pipes import OverlappedPipe
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.memory import address_of
 
 
@@ -19,16 +20,17 @@ def of_a_pipe(operation):
 
 
 @pytest.mark.parametrize(
-    ("verbs", "cls", "told"), [(_sockets, ReadOperation, of_a_socket), (_pipes, FileReadOperation, of_a_pipe)]
+    ("kind", "cls", "told"),
+    [(OverlappedSocket, ReadOperation, of_a_socket), (OverlappedPipe, FileReadOperation, of_a_pipe)],
 )
-def test_an_interrupt_leaves_the_old_buffer_or_the_new_one_and_nothing_between(verbs, cls, told, monkeypatch):
+def test_an_interrupt_leaves_the_old_buffer_or_the_new_one_and_nothing_between(kind, cls, told, monkeypatch):
     monkeypatch.setattr(_pipes, "argument", lambda _cls, value: value)  # A prepared argument does not show its value.
-    code, outcomes = verbs.set_receive_buffer.__code__, []
+    code, outcomes = kind.set_receive_buffer.__code__, []
     old, new = bytes(10), bytes(20)
     for line in range(1, 30):
         operation, left = cls(IoType.READ), line
-        operation.endpoint = Endpoint(1, None, "pipe")
-        verbs.set_receive_buffer(operation, old)
+        operation.endpoint = handle = kind(1)
+        handle.set_receive_buffer(operation, old)
 
         def trace(frame, event, _argument):
             nonlocal left
@@ -43,7 +45,7 @@ def test_an_interrupt_leaves_the_old_buffer_or_the_new_one_and_nothing_between(v
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            verbs.set_receive_buffer(operation, new)
+            handle.set_receive_buffer(operation, new)
         except KeyboardInterrupt:
             outcomes.append("interrupted")
         finally:

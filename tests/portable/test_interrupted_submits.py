@@ -19,7 +19,8 @@ from iocp_loop._core._operation import (
     ThreadOperation,
 )
 from iocp_loop._core._proactor import Proactor
-from iocp_loop._handles import _sockets
+from iocp_loop._handles._base import winerror_of
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.constants import Error, Status, WsaError
 from iocp_loop._win32.prototypes import argument
 from iocp_loop._win32.types import POINTER_TO
@@ -33,13 +34,13 @@ class Connection:
         self.proactor = Proactor(kernel=self.kernel, arena=PatternArena())
         self.kernel.watch(self.proactor)
         self.sock, self.peer = self.kernel.socketpair()
-        self.endpoint = self.proactor.register(self.sock.fileno(), self.sock, skip_port=skip_port)
+        self.endpoint = self.proactor.register(OverlappedSocket(self.sock.fileno(), self.sock), skip_port=skip_port)
         self.buffer = self.proactor.arena.buffer(16)
-        self.receive = _sockets.receive_operation(self.proactor, self.endpoint, self.on_received, self.buffer)
+        self.receive = self.endpoint.receive_operation(self.on_received, self.buffer)
         self.results = []
 
     def on_received(self, operation, status, byte_count):
-        code = _sockets.winerror_of(operation, status)
+        code = winerror_of(operation, status)
         assert not code or not byte_count
         self.results.append(code or self.buffer[:byte_count])
 
@@ -211,7 +212,7 @@ def test_a_native_call_that_has_left_the_block_alone_is_made_once(connection, ma
 
     operation = NativeReceive(IoType.READ)
     operation.endpoint, operation.deliver = it.endpoint, it.on_received
-    call = _sockets.receive_operation(it.proactor, it.endpoint, it.on_received, it.buffer)
+    call = it.endpoint.receive_operation(it.on_received, it.buffer)
 
     def receive():
         operation.start = receive
@@ -228,7 +229,7 @@ def test_a_native_call_that_has_left_the_block_alone_is_made_once(connection, ma
         operation.Internal = UNSUBMITTED
         raise Interrupted
 
-    _sockets.set_receive_buffer(operation, it.buffer)
+    operation.endpoint.set_receive_buffer(operation, it.buffer)
     operation.start, operation.args = start, ()
     with pytest.raises(Interrupted):
         it.proactor.submit(operation)

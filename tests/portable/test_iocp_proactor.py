@@ -21,6 +21,7 @@ from iocp_loop._asyncio import _futures
 from iocp_loop._asyncio import _private as private
 from iocp_loop._core._operation import ORPHANS, SETTLED
 from iocp_loop._handles import _pipes, _sockets
+from iocp_loop._handles._opening import open_socket
 from iocp_loop._win32.constants import Error, Status, WsaError
 
 NAME = r"\\.\pipe\fake"
@@ -36,7 +37,7 @@ class Stage(BaseStage):
 
     def known(self, sock):
         """A fake socket that the futures know; a real one they would register by themselves."""
-        self.futures.adopt(sock, _sockets.register(self.loop.proactor, sock))
+        self.futures.adopt(sock, open_socket(self.loop.proactor, sock))
         self.mine.append(sock)
         return sock
 
@@ -147,7 +148,7 @@ def test_a_task_that_is_cancelled_gives_its_datagram_back():
         with pytest.raises(OSError, match="READ_FROM") as raised:
             await stage.futures.recvfrom(receiver, 3)
         assert raised.value.winerror == WsaError.MSGSIZE
-        assert not stage.futures.endpoint(receiver).datagrams
+        assert not stage.futures.endpoint(receiver).unread_datagrams
 
     stage.run(scenario())
 
@@ -582,9 +583,7 @@ def test_an_operation_that_is_delivered_to_nobody_says_so():
     stage = Stage()
     sock, _ = stage.pair()
     endpoint = stage.futures.endpoint(sock)
-    operation = _sockets.receive_operation(
-        stage.loop.proactor, endpoint, _futures.undelivered, memoryview(bytearray(1))
-    )
+    operation = endpoint.receive_operation(_futures.undelivered, memoryview(bytearray(1)))
     with pytest.raises(AssertionError, match="settled while it had no future"):
         operation.deliver(operation, Status.SUCCESS, 0)
     stage.run(asyncio.sleep(0))

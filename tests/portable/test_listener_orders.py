@@ -14,6 +14,7 @@ from fakes.stage import Interrupted
 
 from iocp_loop._asyncio import _private as private
 from iocp_loop._handles import _sockets
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._transports import _listener
 
 
@@ -220,16 +221,16 @@ def test_an_interrupt_where_an_accept_is_read_leaves_the_listener_with_all_its_a
     stage = Stage(0, Chances(inline=0, idle=0))
     monkeypatch.setattr(_listener, "ACCEPTS_MIN", 1)
     stage.serve()
-    read = _sockets.accepted_addresses
+    read = OverlappedSocket.accepted_addresses
 
     def interrupted(*_args):
-        monkeypatch.setattr(_sockets, "accepted_addresses", read)
+        monkeypatch.setattr(OverlappedSocket, "accepted_addresses", read)
         raise Interrupted
 
     async def scenario():
         SocketClient(stage, stays=False)
-        await stage.until(lambda: _sockets.accepted_addresses is read)
+        await stage.until(lambda: OverlappedSocket.accepted_addresses is read)
         await stage.finish()
 
-    monkeypatch.setattr(_sockets, "accepted_addresses", interrupted)
+    monkeypatch.setattr(OverlappedSocket, "accepted_addresses", interrupted)
     stage.run_through_interrupts(scenario())

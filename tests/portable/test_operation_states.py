@@ -14,7 +14,7 @@ from fakes.kernel import Chances, FakeKernel
 
 from iocp_loop._core import _arena, _operation
 from iocp_loop._core._arena import HeapArena
-from iocp_loop._core._endpoint import Endpoint, Key
+from iocp_loop._core._endpoint import Endpoint, Key, Kind
 from iocp_loop._core._operation import (
     CANCELLING,
     IDLE,
@@ -29,7 +29,9 @@ from iocp_loop._core._operation import (
     State,
 )
 from iocp_loop._core._proactor import Proactor
-from iocp_loop._handles import _sockets
+from iocp_loop._handles import _readiness, _shared_sockets, _threaded, _waits
+from iocp_loop._handles._base import winerror_of
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.constants import Error
 
 ARENAS = [HeapArena, PatternArena]
@@ -49,9 +51,9 @@ def proactor(request):
 def connection(proactor):
     """(a receive that was not submitted, the socket it runs on, the peer)."""
     sock, peer = proactor.kernel.socketpair()
-    endpoint = proactor.register(sock.fileno(), sock)
+    endpoint = proactor.register(OverlappedSocket(sock.fileno(), sock))
     buffer = proactor.arena.buffer(16)
-    return _sockets.receive_operation(proactor, endpoint, None, buffer), sock, peer
+    return endpoint.receive_operation(None, buffer), sock, peer
 
 
 def in_state(proactor, connection, state):
@@ -110,11 +112,11 @@ def test_what_the_kernel_owns_is_not_released(proactor, connection, state):
 def test_what_is_ours_can_be_released(proactor, connection, state):
     """Twice is once, and what it kept alive is let go."""
     operation = in_state(proactor, connection, state)
-    operation.keepalive = object()
+    operation.buffer, operation.stop = object(), print
     proactor.release(operation)
     proactor.release(operation)
     assert operation.state is RELEASED
-    assert (operation.buffer, operation.keepalive) == (None, None)
+    assert (operation.buffer, operation.stop) == (None, None)
 
 
 @pytest.mark.parametrize("state", [IDLE, CANCELLING, SETTLED, RELEASED])
@@ -131,7 +133,7 @@ def test_a_cancelled_operation_is_settled_by_its_packet(proactor, connection):
     operation = in_state(proactor, connection, CANCELLING)
     ((settled, status, byte_count),) = proactor.select(None)
     assert (settled, byte_count, operation.state) == (operation, 0, SETTLED)
-    assert _sockets.winerror_of(operation, status) == Error.OPERATION_ABORTED
+    assert winerror_of(operation, status) == Error.OPERATION_ABORTED
 
 
 def test_an_operation_is_used_again_and_again(proactor, connection):
@@ -189,13 +191,13 @@ def test_an_operation_whose_constructor_failed_dies_quietly():
 def test_repr_names_type_state_address_and_handle():
     operation = OverlappedEx(IoType.READ)
     assert "READ idle" in repr(operation)
-    operation.endpoint = Endpoint(312, None, "socket")
+    operation.endpoint = Endpoint(312, None, Kind.SOCKET)
     assert "socket 312" in repr(operation)
     assert f"{operation.address:#x}" in repr(operation)
 
 
 def test_keys_are_never_used_twice_and_never_reserved_ones():
-    keys = [Endpoint(4, None, "socket").key for _ in range(100)]
+    keys = [Endpoint(4, None, Kind.SOCKET).key for _ in range(100)]
     assert len(set(keys)) == 100
     assert min(keys) >= Key.FIRST_ENDPOINT > max(Key.WAKE, Key.WAIT)
 
@@ -214,7 +216,8 @@ def test_every_io_type_says_how_its_call_reports_success():
     """Winsock answers 0 for success, BOOL functions answer 0 for failure: a class that forgot is wrong silently."""
     found = {
         cls.__name__: cls.zero_is_success
-        for cls in vars(_operation).values()
+        for module in (_operation, _readiness, _shared_sockets, _threaded, _waits)
+        for cls in vars(module).values()
         if isinstance(cls, type) and issubclass(cls, OverlappedEx) and cls is not OverlappedEx
     }
     assert found == {
@@ -227,7 +230,10 @@ def test_every_io_type_says_how_its_call_reports_success():
         "FileReadOperation": False,
         "FileWriteOperation": False,
         "PlainOperation": False,
+        "TransmitOperation": False,
         "PollOperation": True,
         "PerformedOperation": True,
         "ThreadOperation": True,
+        "CallOperation": True,
+        "WaitOperation": True,
     }

@@ -123,7 +123,7 @@ def test_a_pipe_that_was_not_opened_for_overlapped_io_is_refused_before_it_is_as
     assert not _pipes.is_overlapped(opened.kernel, opened.pipe.handle)
     with contextlib.closing(Proactor(kernel=opened.kernel)) as proactor:
         with pytest.raises(OSError, match="not opened with FILE_FLAG_OVERLAPPED") as raised:
-            _pipes.register(proactor, opened.pipe.handle)
+            _pipes.open_overlapped(proactor, opened.pipe.handle)
         assert raised.value.winerror == Error.INVALID_PARAMETER
         assert (proactor.endpoints, opened.pipe.association) == ({}, None)
 
@@ -147,8 +147,8 @@ def test_only_a_pipe_that_is_read_byte_by_byte_skips_the_port():
     with contextlib.closing(Proactor(kernel=kernel)) as proactor:
         _pipes.set_message_mode(kernel, pipe.handle, "name")
         assert _pipes.reads_messages(kernel, pipe.handle)
-        assert not _pipes.register(proactor, pipe.handle, pipe).skips_port
-        assert _pipes.register(proactor, other.handle, other).skips_port
+        assert not _pipes.open_overlapped(proactor, pipe.handle, pipe).skips_port
+        assert _pipes.open_overlapped(proactor, other.handle, other).skips_port
 
 
 def test_a_handle_of_which_nothing_is_known_reads_no_messages():

@@ -17,6 +17,9 @@ from iocp_loop._core._operation import CANCELLING, GATHER_MAX, IDLE, ORPHANS, PE
 from iocp_loop._core._port import PACKETS_MAX
 from iocp_loop._core._proactor import INLINE_TURNS_MAX, Proactor
 from iocp_loop._handles import _sockets
+from iocp_loop._handles._base import winerror_of
+from iocp_loop._handles._opening import open_socket
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.constants import Error, Status, WsaError
 
 
@@ -46,10 +49,10 @@ class Connection:
     def __init__(self, proactor, sock, *, skip_port):
         self.proactor = proactor
         self.sock = sock
-        self.endpoint = proactor.register(sock.fileno(), sock, skip_port=skip_port)
+        self.endpoint = proactor.register(OverlappedSocket(sock.fileno(), sock), skip_port=skip_port)
         self.buffer = proactor.arena.buffer(16)
-        self.receive = _sockets.receive_operation(proactor, self.endpoint, self.on_received, self.buffer)
-        self.send = _sockets.send_operation(proactor, self.endpoint, self.on_sent)
+        self.receive = self.endpoint.receive_operation(self.on_received, self.buffer)
+        self.send = self.endpoint.send_operation(self.on_sent)
         self.submitted = self.delivered = 0
         self.received = bytearray()
         self.written = bytearray()
@@ -66,7 +69,7 @@ class Connection:
 
     def start_send(self, chunks):
         if not self.send.pending and not self.waiting(self.send) and not self.endpoint.closing:
-            _sockets.set_send_vector(self.send, chunks)
+            self.send.endpoint.set_send_vector(self.send, chunks)
             self.submit(self.send)
 
     def waiting(self, operation):
@@ -88,7 +91,7 @@ class Connection:
 
     def on_received(self, operation, status, byte_count):
         self.delivered += 1
-        winerror = _sockets.winerror_of(operation, status)
+        winerror = winerror_of(operation, status)
         if winerror:
             self.errors.append(winerror)
         else:
@@ -97,7 +100,7 @@ class Connection:
 
     def on_sent(self, operation, status, byte_count):
         self.delivered += 1
-        winerror = _sockets.winerror_of(operation, status)
+        winerror = winerror_of(operation, status)
         if winerror:
             self.errors.append(winerror)
         # A cancelled send may have taken some of it: the packet says how much.
@@ -463,8 +466,8 @@ def test_an_operation_freed_in_the_kernels_hands_is_revived_and_reported(monkeyp
     kernel = FakeKernel(0, Chances(inline=0))
     proactor = Proactor(kernel=kernel, arena=PatternArena())
     sock, _ = kernel.socketpair()
-    endpoint = proactor.register(sock.fileno(), sock)
-    operation = _sockets.receive_operation(proactor, endpoint, None, proactor.arena.buffer(8))
+    endpoint = proactor.register(OverlappedSocket(sock.fileno(), sock))
+    operation = endpoint.receive_operation(None, proactor.arena.buffer(8))
     proactor.submit(operation)
     address = operation.address
     del proactor.pending[address], endpoint.operations[:], operation
@@ -666,7 +669,7 @@ def test_accepts_and_connects_in_any_order_meet_each_other_once(schedules):
         random = kernel.random
         proactor = new_proactor(kernel)
         listener = kernel.listen()
-        listening = _sockets.register(proactor, listener, listener)
+        listening = open_socket(proactor, listener, listener)
         results = []
 
         def keep(operation, status, byte_count):
@@ -674,16 +677,15 @@ def test_accepts_and_connects_in_any_order_meet_each_other_once(schedules):
 
         sockets = []
         for _ in range(4):
-            accept = _sockets.accept_operation(proactor, listening, listener, keep)
-            _sockets.set_accepting_socket(accept, kernel.socket())
-            sockets.append(accept.keepalive)
+            accept = listening.accept_operation(keep, listener)
+            listening.set_accepting_socket(accept, kernel.socket())
+            sockets.append(accept.arriving)
             proactor.submit(accept)
         clients = []
         for _ in range(3):
             sock = kernel.socket()
             _sockets.bind_to_any(sock)
-            connect = _sockets.connect_operation(proactor, _sockets.register(proactor, sock, sock), sock, listener.name)
-            connect.deliver = keep
+            connect = open_socket(proactor, sock, sock).connect_operation(keep, sock, listener.name)
             proactor.submit(connect)
             clients.append(connect)
             if random.random() < 0.3:
@@ -698,13 +700,13 @@ def test_accepts_and_connects_in_any_order_meet_each_other_once(schedules):
         for entry in settled:
             deliver(entry)
         assert len(results) == len({operation.address for operation, _ in results}) == 7
-        accepted = [op.keepalive for op, status in results if op.io_type.name == "ACCEPT" and status == 0]
+        accepted = [op.arriving for op, status in results if op.io_type.name == "ACCEPT" and status == 0]
         for op, status in results:
             if op.io_type.name == "ACCEPT" and status == 0:
-                local, remote = _sockets.accepted_addresses(proactor, op, listener)
-                _sockets.finish_accept(op, listener, op.keepalive)
+                local, remote = op.endpoint.accepted_addresses(op)
+                op.endpoint.finish_accept(op.arriving, listener)
                 assert _sockets.sockaddr.decode(local) == listener.name
-                assert _sockets.sockaddr.decode(remote) == op.keepalive.getpeername()
+                assert _sockets.sockaddr.decode(remote) == op.arriving.getpeername()
         assert len({sock.peer for sock in accepted}) == len(accepted)
         for sock in sockets:
             sock.close()

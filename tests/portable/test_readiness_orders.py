@@ -13,7 +13,8 @@ from fakes.kernel import Chances
 from fakes.recorders import StreamStage, finish_in_order
 from fakes.stage import BaseStage, Interrupted
 
-from iocp_loop._handles import _readiness, _sockets
+from iocp_loop._handles import _readiness
+from iocp_loop._handles._opening import open_socket
 from iocp_loop._transports import _reader, _writer
 
 
@@ -97,7 +98,7 @@ def test_operations_on_foreign_sockets_are_given_up_without_loss(schedules):
 
         def known(sock):
             kernel.give_away(sock)
-            loop._futures.adopt(sock, _sockets.register(loop.proactor, sock))
+            loop._futures.adopt(sock, open_socket(loop.proactor, sock))
             return sock
 
         async def patiently(make):

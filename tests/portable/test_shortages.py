@@ -11,6 +11,8 @@ from iocp_loop._core._operation import SEND_MAX, IoType
 from iocp_loop._core._proactor import Proactor
 from iocp_loop._core._shortages import PAUSE_MAX_S, REFUSALS_MAX
 from iocp_loop._handles import _sockets
+from iocp_loop._handles._opening import open_socket
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.constants import LENGTH_MAX, Error, Status, WsaError
 from iocp_loop._win32.errors import SHORTAGES, status_from_winerror, winerror_from_status
 
@@ -27,9 +29,9 @@ class Refusing:
         self.proactor = Proactor(kernel=self.kernel)
         self.kernel.watch(self.proactor)
         self.sock, self.peer = self.kernel.socketpair()
-        self.endpoint = self.proactor.register(self.sock.fileno(), self.sock, skip_port=True)
+        self.endpoint = self.proactor.register(OverlappedSocket(self.sock.fileno(), self.sock), skip_port=True)
         buffer = self.proactor.arena.buffer(10)
-        self.operation = _sockets.receive_operation(self.proactor, self.endpoint, self.deliver, buffer)
+        self.operation = self.endpoint.receive_operation(self.deliver, buffer)
         self.results = []
         self.is_open = True
         self.status = status
@@ -288,7 +290,7 @@ class Stage(BaseStage):
 
 def known(stage):
     """As a `socket.socket` would be."""
-    endpoint = _sockets.register(stage.loop.proactor, stage.sock)
+    endpoint = open_socket(stage.loop.proactor, stage.sock)
     stage.loop._futures.adopt(stage.sock, endpoint)
     return stage.sock
 
@@ -446,14 +448,16 @@ def test_a_cancelled_sendall_sends_no_further_piece():
 @pytest.mark.parametrize("size", [LENGTH_MAX, LENGTH_MAX + 1, 2**32, 2**32 + 1])
 def test_no_length_is_cut_to_its_lower_half(monkeypatch, size):
     """4 GiB is 0 in 32 bits: a receive of that size would be the end of the stream, and a send of it nothing."""
-    it = Refusing()
+    it, chunk = Refusing(), b"only its length counts"
     try:
-        _sockets.set_receive_buffer(it.operation, it.proactor.arena.buffer(10), size)
+        memory = it.proactor.arena.buffer(10)
+        monkeypatch.setattr(
+            _sockets, "len", lambda thing: size if thing in (memory, chunk) else len(thing), raising=False
+        )
+        it.endpoint.set_receive_buffer(it.operation, memory)
         assert it.operation.wsabuf.len == LENGTH_MAX
-        sending = _sockets.send_operation(it.proactor, it.endpoint, it.deliver)
-        chunk = b"only its length counts"
-        monkeypatch.setattr(_sockets, "len", lambda thing: size if thing is chunk else len(thing), raising=False)
-        _sockets.set_send_vector(sending, [chunk, b"next"])
+        sending = it.endpoint.send_operation(it.deliver)
+        it.endpoint.set_send_vector(sending, [chunk, b"next"])
         assert sending.wsabufs[0].len == LENGTH_MAX
         assert it.kernel._arguments("WSASend", sending.args)[2] == 1
     finally:

@@ -314,7 +314,7 @@ def test_older_bytes_come_first_and_never_from_inside_resume_reading(schedules):
         for _ in range(stage.random.randrange(4)):
             await asyncio.sleep(0)
         end.transport.pause_reading()
-        end.transport.endpoint.leftover += b"old,"
+        end.transport.endpoint.unread += b"old,"
         peer.send(b"new")
         for _ in range(stage.random.randrange(4)):
             await asyncio.sleep(0)

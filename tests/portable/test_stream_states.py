@@ -15,6 +15,7 @@ from fakes.recorders import Recorder, StreamStage, wait_until_connected
 
 from iocp_loop._asyncio import _private as private
 from iocp_loop._core._operation import IoType
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._transports import _idle, _reader, _writer
 from iocp_loop._transports._buffered import DIRECT_ROUNDS_MAX
 from iocp_loop._transports._joining import JoinBuffer
@@ -490,7 +491,7 @@ class Server:
 
 def accepted(stage, server, protocol, **options):
     sock, peer = stage.kernel.socketpair()
-    endpoint = stage.loop.proactor.register(sock.fileno(), sock, skip_port=True)
+    endpoint = stage.loop.proactor.register(OverlappedSocket(sock.fileno(), sock), skip_port=True)
     return StreamTransport(stage.loop, endpoint, sock, protocol, server=server, **options), sock, peer
 
 

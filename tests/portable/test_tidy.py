@@ -29,6 +29,7 @@ LEVELS = {
     "_transports": 4,
     "_loop": 5,
     "_cli": 6,
+    "lowlevel": 5,
     "__init__": 7,
     "__main__": 7,
     # Beside the levels: instruments are imported by name only where somebody asks for them.
@@ -120,7 +121,7 @@ def test_imports_point_down(module):
 
 
 def test_levels_0_to_3_know_no_asyncio(module):
-    why = "the proactor and its verbs serve plain threads too (examples/worker_threads.py)"
+    why = "the proactor and its handles serve plain threads too (examples/worker_threads.py)"
     if module.level < ASYNCIO_FROM_LEVEL:
         for node, name in module.imports(also_for_types=True):
             if name.split(".")[0] == "asyncio":
@@ -294,7 +295,7 @@ def test_the_pending_table_is_written_in_one_room():
 
 
 def test_overlapped_calls_start_in_one_place():
-    """`operation.start(...)` is called by Proactor.submit; verbs prepare, they do not call.
+    """`operation.start(...)` is called by Proactor.submit; handles prepare, they do not call.
 
     And once more where a submit was interrupted, of what the kernel never sees.
     """

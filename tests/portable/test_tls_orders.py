@@ -15,6 +15,8 @@ from fakes.kernel import Chances
 from fakes.recorders import Recorder, StreamStage, pairs, wait_until_connected
 from fakes.stage import BaseStage, Interrupted
 
+from iocp_loop._handles._sockets import OverlappedSocket
+
 CERTIFICATE = Path(__file__).parents[1] / "kernel" / "data" / "localhost.pem"
 
 
@@ -110,7 +112,9 @@ class TlsStage(StreamStage):
     async def begin(self, end, index):
         context, options = tls_options(index)
         waiter = self.loop.create_future()
-        self.loop._futures.adopt(end.sock, self.loop.proactor.register(end.sock.fileno(), skip_port=True))
+        self.loop._futures.adopt(
+            end.sock, self.loop.proactor.register(OverlappedSocket(end.sock.fileno()), skip_port=True)
+        )
         self.loop._make_ssl_transport(end.sock, end, context, waiter, **options)
         await waiter
 
