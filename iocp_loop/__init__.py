@@ -38,8 +38,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(_policy, name)
     if name == "_operation":
-        # Who asks after a run what the kernel was left with (`_operation.ORPHANS`) asks here; the room has moved.
-        from ._core import _operation
+        # Who asks after a run what the kernel was left with (`_operation.ORPHANS`) asks here; the list has moved.
+        from ._core import _kept
 
-        return _operation
+        return _kept
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,7 @@ what it gets to `Proactor.settle`, by which each operation's memory is the progr
 
 from ._core._arena import Arena, HeapArena
 from ._core._endpoint import Endpoint, Key, Kind
+from ._core._keys import KeyMismatchError
 from ._core._operation import (
     AcceptOperation,
     ConnectOperation,
@@ -49,6 +50,7 @@ __all__ = [
     "IoType",
     "Kernel",
     "Key",
+    "KeyMismatchError",
     "Kind",
     "LifetimeError",
     "ListenerHandle",

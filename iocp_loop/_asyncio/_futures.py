@@ -1,4 +1,4 @@
-"""One future per operation: for the verbs that hand out futures, and for nothing on the hot path.
+"""One future per operation: for the methods that hand out futures, and for nothing on the hot path.
 
 Cancelling such a future asks the kernel, and the future is cancelled when the packet has answered: by then nobody
 writes into the caller's buffer any more. If the packet brings data all the same, they are kept with the endpoint, and

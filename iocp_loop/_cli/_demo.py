@@ -17,7 +17,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from .. import __version__
-from .._core._operation import ORPHANS, IoType
+from .._core._kept import ORPHANS
+from .._core._operation import IoType
 from .._loop._event_loop import IocpEventLoop
 from ._doctor import python_name, system_name
 

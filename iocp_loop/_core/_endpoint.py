@@ -18,7 +18,7 @@ class Key(IntEnum):
     """Completion keys that are not endpoints; everything from FIRST_ENDPOINT up is one."""
 
     WAKE = 0  # posted by another thread: look at the ready queue
-    WAIT = 1  # posted when a handle that somebody waits for was signalled; the address is the operation's
+    POSTED = 1  # posted by a thread of ours, for an operation that the kernel never saw: the address is that one's
     FIRST_ENDPOINT = 16
 
 

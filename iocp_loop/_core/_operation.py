@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .._win32.sockaddr import SOCKADDR_MAX
 from .._win32.types import DWORD, INT, OVERLAPPED, WSABUF
+from ._kept import keep_for_ever
 
 if TYPE_CHECKING:
     import socket
@@ -94,20 +95,6 @@ class LifetimeError(Exception):
     """An operation or a buffer was freed, or used again, while the kernel owned it. Always a bug in the caller."""
 
 
-# Operations that died in the kernel's hands, and those a closing proactor could not get back.
-ORPHANS: list[Any] = []
-
-
-def keep_for_ever(operation: "OverlappedEx") -> None:
-    """Never free an operation, nor what it points to: the kernel may still write there.
-
-    The list is for those who look; the extra reference outlives even the interpreter's own clearing of modules.
-    """
-    ORPHANS.append(operation)
-    # SAFETY: nobody owns this memory any more but the kernel; the reference is never given back.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(operation))
-
-
 # deliver(operation, status, byte_count): takes the result once the packet was dequeued. status is an NTSTATUS.
 Deliver = Callable[["OverlappedEx", int, int], None]
 
@@ -119,7 +106,7 @@ class OverlappedEx(ctypes.Structure):
         type, io_type: what it does; in the structure for memory dumps, and as an `IoType` for Python.
         address: of the structure, hence of its OVERLAPPED; the key of the pending table and of the packet.
         state: see `State`.
-        endpoint: the handle it runs on, set by the verb that prepares it.
+        endpoint: the handle it runs on, set by its method that prepares it.
         deliver: called with `(operation, status, byte_count)` after its packet was dequeued.
         context: the contextvars.Context to deliver in; None for the loop's own.
         start, args: the kernel call that submits it, and that call's arguments, prepared once.

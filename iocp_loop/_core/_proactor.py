@@ -2,7 +2,7 @@
 
 It owns two tables. `pending` holds, by the address of its OVERLAPPED, every operation that the kernel owns: the one
 strong reference that keeps the memory alive. `endpoints` holds, by completion key, every handle associated with the
-port. A packet's address says which operation it ends; its key is asked only where there is none (see `Key`).
+port. A packet's address says which operation it ends; its key, whose handle that is: see `check_keys`.
 
 Three things are kept apart: waiting (the port), settling (`poll`: find the operation, take its memory back, run no
 user code), and delivering (whoever empties `settled`). Every outcome travels the same way: a packet, an inline success
@@ -30,16 +30,15 @@ from ._arena import Arena, default_arena
 from ._cancels import Cancels
 from ._endpoint import Endpoint, Key
 from ._interrupted import InterruptedSubmits
+from ._kept import keep_for_ever, orphan_addresses
+from ._keys import matching
 from ._operation import (
     IDLE,
-    KERNEL_OWNED,
-    ORPHANS,
     PENDING,
     SETTLED,
     UNSUBMITTED,
     LifetimeError,
     OverlappedEx,
-    keep_for_ever,
 )
 from ._port import CompletionPort, timeout_to_ms
 from ._shortages import Shortages
@@ -402,14 +401,22 @@ class Proactor:
                 self._finish_close_if_last(endpoint)
             raise
 
+    def check_keys(self, check: bool = True) -> None:
+        """From now on (or no longer), settle no packet whose key is not that of its operation's handle; see `_keys`."""
+        self.__dict__.pop("settle", None)
+        if check:
+            settle = self.settle
+            # The hot path has no branch for it.
+            self.settle = lambda packets, take: settle(matching(self, packets), take)  # type: ignore[method-assign]
+
     def _unclaimed(self, key: int, address: int) -> None:
         if key == _WAKE:
             # Cleared before the woken side looks at its queue: whoever adds to it later posts again.
             self._wake_posted = False
-        elif key == Key.WAIT:
-            # A registered wait fired after it was taken back. Its operation is gone, rightly.
+        elif key == Key.POSTED:
+            # Of an operation that was taken back meanwhile, rightly.
             pass
-        elif address in _orphan_addresses():
+        elif address in orphan_addresses():
             # An operation that an earlier close had to give up on has come home. It stays where it is: harmless.
             pass
         elif address:
@@ -463,6 +470,7 @@ class Proactor:
         self.settled.clear()
         self.port.close()
         self.before_wait.clear()
+        self.check_keys(False)  # Which is a cycle.
         if self.readiness is not None:
             self.readiness.close()
             self.readiness = None
@@ -492,7 +500,3 @@ def _print_stray(error: LifetimeError) -> None:
     sys.unraisablehook(
         SimpleNamespace(exc_type=LifetimeError, exc_value=error, exc_traceback=None, err_msg=None, object=None)
     )
-
-
-def _orphan_addresses() -> set[int]:
-    return {orphan.address for orphan in ORPHANS if orphan.state in KERNEL_OWNED}

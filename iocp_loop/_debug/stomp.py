@@ -24,7 +24,8 @@ from collections import deque
 from typing import Any
 
 from .._core._arena import OperationT, array_type, retire
-from .._core._operation import ORPHANS, IoType, LifetimeError, OverlappedEx
+from .._core._kept import ORPHANS
+from .._core._operation import IoType, LifetimeError, OverlappedEx
 from .._win32 import prototypes
 from .._win32.constants import Memory
 from .._win32.errors import os_error

@@ -30,6 +30,7 @@ from functools import partial
 from typing import Any
 
 from .._core._endpoint import Key, Kind
+from .._core._kept import ABANDONED
 from .._core._operation import Deliver, IoType, LifetimeError, OverlappedEx, ThreadOperation
 from .._core._proactor import Proactor
 from .._win32.constants import Error, Status, ThreadAccess
@@ -49,9 +50,6 @@ FLUSH_TIMEOUT_S = 1.0
 PIECE_MAX = 64 * 1024
 # The most that one operation writes: with each packet the queue shrinks, and writers that wait may go on.
 OPERATION_MAX = 1024 * 1024
-
-# Workers whose call could not be interrupted. Kept for ever: the kernel may still write to their memory.
-ABANDONED: list["Worker"] = []
 
 
 class _Call:
@@ -326,7 +324,7 @@ class Worker:
             # QUIRK(wine): an interrupted ReadConsole says ERROR_INVALID_HANDLE.
             call.code = Error.OPERATION_ABORTED if code and call.cancelled else code
             # SAFETY: the operation stays pending, and its buffer the thread's to fill, until this packet is dequeued.
-            self._proactor.port.post_surely(Key.WAIT, call.address, call.finish())
+            self._proactor.port.post_surely(Key.POSTED, call.address, call.finish())
 
     # -- on a thread that interrupts ---------------------------------------------------------------------------
 
@@ -347,7 +345,7 @@ class Worker:
             self._abandoned = self._ended = True
             self._current = None
         call.code = Error.OPERATION_ABORTED
-        self._proactor.port.post_surely(Key.WAIT, call.address, 0)
+        self._proactor.port.post_surely(Key.POSTED, call.address, 0)
 
 
 class ThreadedHandle(StreamHandle):

@@ -134,7 +134,7 @@ class HandleWait:
             # The thread that would answer runs no more, perhaps with the lock in its hands. One packet too many is
             # lost with the port.
             self.phase = Phase.OVER
-            self._port.post_surely(Key.WAIT, self._address, CANCELLED)
+            self._port.post_surely(Key.POSTED, self._address, CANCELLED)
             return
         with _lock:
             if self.phase is Phase.WAITING and self._waiter is not None:
@@ -152,7 +152,7 @@ class HandleWait:
     def answer(self, outcome: int) -> None:
         """Post the packet: from here on the operation may be gone."""
         self.release()
-        self._port.post_surely(Key.WAIT, self._address, outcome)
+        self._port.post_surely(Key.POSTED, self._address, outcome)
 
     def release(self) -> None:
         """Close the duplicate. Twice is once."""

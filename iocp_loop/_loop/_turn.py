@@ -47,8 +47,8 @@ class TurningLoop(SchedulingLoop):
     """What makes IocpEventLoop turn: wake-ups, signals and the delivery of results."""
 
     def __init__(self, *, kernel: Kernel | None = None) -> None:
-        super().__init__()
         self.proactor = Proactor(kernel=kernel)
+        super().__init__()  # Which sets debug mode.
         self.proactor.on_stray = self._on_stray
         self._outstanding = self.proactor.pending
         self._selector = OtherTurns(self, self._deliver, self._deliver_slowly)
@@ -60,6 +60,12 @@ class TurningLoop(SchedulingLoop):
         self.callbacks = self._ready  # those that are to run
         self.unarmed: deque[Reader] = deque()  # those that submit their receive when their callbacks have run
         self._due: deque[Any] = deque()  # timers whose time has come; emptied in the same turn, unless one raises
+
+    def set_debug(self, enabled: bool) -> None:
+        """As asyncio's; and packets whose key is not their operation's are reported, and not believed."""
+        super().set_debug(enabled)
+        if not self.proactor.port.closed:
+            self.proactor.check_keys(enabled)
 
     def run_forever(self) -> None:
         """Run until `stop` is called; signals wake the loop while it runs in the main thread."""

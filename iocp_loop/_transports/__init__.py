@@ -1,1 +1,1 @@
-"""Level 4: asyncio transports. They speak the verbs of level 3; an address, a key or an error number never shows."""
+"""Asyncio transports. They go by the contracts of level 3: an address, a key or an error number never shows."""

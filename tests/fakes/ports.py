@@ -4,7 +4,7 @@ import ctypes
 from dataclasses import dataclass
 from typing import Any
 
-from iocp_loop._core._operation import ORPHANS
+from iocp_loop._core._kept import ORPHANS
 from iocp_loop._win32.constants import INFINITE, INVALID_HANDLE_VALUE, Error, NotificationMode, Status
 from iocp_loop._win32.types import OVERLAPPED_ENTRY
 

@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from iocp_loop._core._operation import ORPHANS, OverlappedEx
+from iocp_loop._core._kept import ORPHANS
+from iocp_loop._core._operation import OverlappedEx
 from iocp_loop._win32 import prototypes
 from iocp_loop._win32.types import DWORD
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from iocp_loop._core import _operation
+from iocp_loop._core import _kept
 from iocp_loop._core._port import CompletionPort
 from iocp_loop._core._proactor import Proactor
 
@@ -54,7 +54,7 @@ def receiver(proactor: Proactor, request: pytest.FixtureRequest) -> Iterator[Rec
 def nothing_left() -> Iterator[None]:
     """After every test: loops closed with nothing outstanding, nothing reported, no orphan, no warning from a finalizer."""
     WatchedLoop.made.clear()
-    orphans = list(_operation.ORPHANS)
+    orphans = list(_kept.ORPHANS)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ResourceWarning)
         yield
@@ -65,4 +65,4 @@ def nothing_left() -> Iterator[None]:
         assert not loop.left
         assert not loop.reports
     WatchedLoop.made.clear()
-    assert orphans == _operation.ORPHANS
+    assert orphans == _kept.ORPHANS

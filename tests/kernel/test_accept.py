@@ -10,13 +10,13 @@ import sys
 
 import pytest
 
-from iocp_loop import CompletionPort
 from iocp_loop._asyncio import _private as private
 from iocp_loop._core._operation import IoType
 from iocp_loop._transports import _listener
 from iocp_loop._transports._listener import ACCEPTS_MAX, ACCEPTS_MIN, ERRORS_AT_ONCE_MAX
 from iocp_loop._transports._stream import StreamTransport
 from iocp_loop._win32.constants import WsaError
+from iocp_loop.lowlevel import CompletionPort
 
 from .peers import LOCALHOST, Echo, Recorder, client, receive_exactly, reset, serving
 from .watched import failed, here, pending, turns, until, wait_until

@@ -13,7 +13,7 @@ import warnings
 import pytest
 
 import iocp_loop
-from iocp_loop._core import _operation
+from iocp_loop._core import _kept
 
 from .test_handles import Event
 
@@ -95,7 +95,7 @@ def said(monkeypatch):
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
 def test_a_loop_that_is_dropped_is_closed_by_the_collector(state, loop_last, said):
     """The collector takes what is old first; what was frozen meanwhile comes last."""
-    orphans = list(_operation.ORPHANS)
+    orphans = list(_kept.ORPHANS)
     gc.collect()
     gc.disable()
     try:
@@ -116,7 +116,7 @@ def test_a_loop_that_is_dropped_is_closed_by_the_collector(state, loop_last, sai
         gc.unfreeze()
         gc.enable()
     assert not said
-    assert orphans == _operation.ORPHANS
+    assert orphans == _kept.ORPHANS
 
 
 def test_a_proactor_that_is_dropped_is_closed_by_the_collector(said):
@@ -127,10 +127,10 @@ def test_a_proactor_that_is_dropped_is_closed_by_the_collector(said):
     proactor = Proactor()
     receiver = Receiver(proactor)
     receiver.submit()
-    orphans = list(_operation.ORPHANS)
+    orphans = list(_kept.ORPHANS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         del proactor, receiver
         gc.collect()
     assert not said
-    assert orphans == _operation.ORPHANS
+    assert orphans == _kept.ORPHANS

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 import iocp_loop
-from iocp_loop import CompletionPort
 from iocp_loop._core._operation import IoType
 from iocp_loop._handles._shared_sockets import SharedSocket
 from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.constants import WsaError
+from iocp_loop.lowlevel import CompletionPort
 
 from .peers import LOCALHOST, Buffered, Echo, Recorder, client, pattern, receive_all, receive_exactly, reset
 from .watched import PATIENCE_S, WatchedLoop, here, pending, running, turns, until

@@ -18,7 +18,7 @@ import time
 import pytest
 
 import iocp_loop
-from iocp_loop._core import _operation
+from iocp_loop._core import _kept
 
 from .test_handles import Event
 from .test_tls import client_context, server_context
@@ -269,7 +269,7 @@ def test_an_interrupt_at_any_line_loses_nothing(work):
             bad.append((line, where, wrong))
         line += STEP
     assert not bad
-    assert not _operation.ORPHANS
+    assert not _kept.ORPHANS
     assert tried, "hardly a line of ours has run"
 
 

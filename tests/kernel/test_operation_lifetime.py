@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from iocp_loop import IoType, LifetimeError
 from iocp_loop._core._arena import HeapArena
 from iocp_loop._core._operation import RELEASED, PlainOperation
 from iocp_loop._core._proactor import Proactor
 from iocp_loop._handles._base import error_of
 from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.constants import Error, NotificationMode, Status
+from iocp_loop.lowlevel import IoType, LifetimeError
 
 from .receiving import Receiver, deliver, deliver_until
 from .watched import WatchedKernel, orphans_expected, wait_until

@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from iocp_loop import IoType
 from iocp_loop._core._operation import CANCELLING, IDLE, PENDING, SETTLED
 from iocp_loop._core._proactor import INLINE_TURNS_MAX
 from iocp_loop._handles._base import error_of, winerror_of
 from iocp_loop._win32.constants import Error, Status, WsaError
+from iocp_loop.lowlevel import IoType
 
 from .peers import reset
 from .receiving import Receiver, deliver, deliver_until

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from iocp_loop import CompletionPort
 from iocp_loop._core import _port
 from iocp_loop._core._port import PACKETS_MAX, timeout_to_ms
 from iocp_loop._win32.constants import INFINITE, Error
+from iocp_loop.lowlevel import CompletionPort
 
 from .platforms import BITS
 from .watched import wait_until

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from iocp_loop._core import _operation
+from iocp_loop._core import _kept
 from iocp_loop._core._arena import HeapArena
 from iocp_loop._core._operation import IoType
 from iocp_loop._core._proactor import Proactor
@@ -43,7 +43,7 @@ def no_thread_left():
     """Every handle's thread ends when its handle is closed."""
     yield
     wait_until(lambda: not threads(), "the end of the threads")
-    assert not _threaded.ABANDONED
+    assert not _kept.ABANDONED
 
 
 def refuse_threads(monkeypatch, word):
@@ -400,7 +400,7 @@ async def test_a_call_that_cannot_be_interrupted_is_abandoned_and_reported(pipe,
     assert await protocol.gone() is None
     here().expect_report("could not be interrupted")
     assert not reader.closed
-    (worker,) = _threaded.ABANDONED
+    (worker,) = _kept.ABANDONED
     assert "abandoned" in repr(worker)
     assert len(threads()) == 1
     posted = here().counts["PostQueuedCompletionStatus"]
@@ -410,7 +410,7 @@ async def test_a_call_that_cannot_be_interrupted_is_abandoned_and_reported(pipe,
         writer.close()
     await until(lambda: not threads())
     assert here().counts["PostQueuedCompletionStatus"] == posted
-    _threaded.ABANDONED.clear()
+    _kept.ABANDONED.clear()
 
 
 def test_a_loop_with_a_call_that_cannot_be_interrupted_closes_in_bounded_time(pipe, monkeypatch):
@@ -431,7 +431,7 @@ def test_a_loop_with_a_call_that_cannot_be_interrupted_closes_in_bounded_time(pi
     assert not reader.closed  # Not even by a transport that dies: closing would block.
     writer.close()
     wait_until(lambda: not threads())
-    _threaded.ABANDONED.clear()
+    _kept.ABANDONED.clear()
 
 
 # -- one operation, one packet -------------------------------------------------------------------------------------
@@ -831,4 +831,4 @@ def test_a_program_ends_although_nobody_types():
 
 
 def test_no_operation_was_orphaned():
-    assert not _operation.ORPHANS
+    assert not _kept.ORPHANS

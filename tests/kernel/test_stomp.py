@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from iocp_loop import IoType, LifetimeError
-from iocp_loop._core import _arena, _operation
+from iocp_loop._core import _arena, _kept, _operation
 from iocp_loop._core._operation import PlainOperation, ReadOperation
 from iocp_loop._debug import stomp
 from iocp_loop._debug.stomp import PAGE_SIZE, StompArena
 from iocp_loop._win32 import prototypes
 from iocp_loop._win32.constants import Memory, Status
+from iocp_loop.lowlevel import IoType, LifetimeError
 
 ROOT = Path(__file__).parents[2]
 BEFORE, AFTER = "reached the crime", "survived the crime"
@@ -149,7 +149,7 @@ peer.close()
 def test_releasing_what_the_kernel_owns_raises_before_any_harm_is_done():
     code = f"""
 {PREPARE}
-from iocp_loop import LifetimeError
+from iocp_loop.lowlevel import LifetimeError
 proactor.submit(operation)
 try:
     proactor.release(operation)
@@ -210,7 +210,7 @@ def test_blocks_that_died_give_their_pages_back_when_the_next_one_is_placed():
 def test_a_block_that_the_process_keeps_for_ever_keeps_its_pages(monkeypatch):
     kept, reports = [], []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(str(report.exc_value)))
-    monkeypatch.setattr(_operation, "ORPHANS", kept)
+    monkeypatch.setattr(_kept, "ORPHANS", kept)
     monkeypatch.setattr(stomp, "ORPHANS", kept)
     arena = StompArena()
     operation, buffer = arena.operation(PlainOperation, IoType.WAIT), arena.buffer(10)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import iocp_loop
-from iocp_loop._core import _operation
+from iocp_loop._core import _kept
 from iocp_loop._core._operation import IoType
 from iocp_loop._win32 import prototypes
 from iocp_loop._win32.constants import Error, Status
@@ -202,11 +202,11 @@ def running(kernel: Any = None) -> Iterator[WatchedLoop]:
 @contextlib.contextmanager
 def orphans_expected(count: int) -> Iterator[None]:
     """The block must leave exactly `count` operations in the kernel's hands; they stay there, but the list forgets them."""
-    before = len(_operation.ORPHANS)
+    before = len(_kept.ORPHANS)
     yield
-    assert len(_operation.ORPHANS) == before + count
-    kept.extend(_operation.ORPHANS[before:])
-    del _operation.ORPHANS[before:]
+    assert len(_kept.ORPHANS) == before + count
+    kept.extend(_kept.ORPHANS[before:])
+    del _kept.ORPHANS[before:]
 
 
 kept: list[Any] = []  # Orphans that a test made on purpose: nobody may free them.

@@ -7,7 +7,7 @@ import pytest
 from fakes.kernel import FakeKernel
 from fakes.profiles import PROFILES
 
-from iocp_loop._core import _operation
+from iocp_loop._core import _kept
 from iocp_loop._handles import _pipes
 
 
@@ -50,6 +50,6 @@ def fakes_have_handles(monkeypatch):
 @pytest.fixture(autouse=True)
 def no_orphans():
     """Nothing stays in the kernel's hands after a test, but what the test itself took care of."""
-    before = list(_operation.ORPHANS)
+    before = list(_kept.ORPHANS)
     yield
-    assert before == _operation.ORPHANS
+    assert before == _kept.ORPHANS

@@ -19,7 +19,8 @@ from fakes.stage import BaseStage
 
 from iocp_loop._asyncio import _futures
 from iocp_loop._asyncio import _private as private
-from iocp_loop._core._operation import ORPHANS, SETTLED
+from iocp_loop._core._kept import ORPHANS
+from iocp_loop._core._operation import SETTLED
 from iocp_loop._handles import _pipes, _sockets
 from iocp_loop._handles._opening import open_socket
 from iocp_loop._win32.constants import Error, Status, WsaError

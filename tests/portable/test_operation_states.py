@@ -15,11 +15,11 @@ from fakes.kernel import Chances, FakeKernel
 from iocp_loop._core import _arena, _operation
 from iocp_loop._core._arena import HeapArena
 from iocp_loop._core._endpoint import Endpoint, Key, Kind
+from iocp_loop._core._kept import ORPHANS
 from iocp_loop._core._operation import (
     CANCELLING,
     IDLE,
     KERNEL_OWNED,
-    ORPHANS,
     PENDING,
     RELEASED,
     SETTLED,
@@ -199,7 +199,7 @@ def test_repr_names_type_state_address_and_handle():
 def test_keys_are_never_used_twice_and_never_reserved_ones():
     keys = [Endpoint(4, None, Kind.SOCKET).key for _ in range(100)]
     assert len(set(keys)) == 100
-    assert min(keys) >= Key.FIRST_ENDPOINT > max(Key.WAKE, Key.WAIT)
+    assert min(keys) >= Key.FIRST_ENDPOINT > max(Key.WAKE, Key.POSTED)
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])

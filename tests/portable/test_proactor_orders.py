@@ -13,7 +13,8 @@ from fakes.arena import PatternArena
 from fakes.kernel import Chances, FakeKernel, Violation
 
 from iocp_loop._core._endpoint import Key
-from iocp_loop._core._operation import CANCELLING, GATHER_MAX, IDLE, ORPHANS, PENDING, RELEASED, SETTLED, LifetimeError
+from iocp_loop._core._kept import ORPHANS
+from iocp_loop._core._operation import CANCELLING, GATHER_MAX, IDLE, PENDING, RELEASED, SETTLED, LifetimeError
 from iocp_loop._core._port import PACKETS_MAX
 from iocp_loop._core._proactor import INLINE_TURNS_MAX, Proactor
 from iocp_loop._handles import _sockets

@@ -1,0 +1,34 @@
+"""Whether the key of a packet names the handle that its operation runs on: asked in debug mode.
+
+The two always agree, because the key was given to the handle once and for life. Where they do not, the packet is not
+the operation's: somebody has posted an address that is none of his, or memory was overwritten. To settle it would take
+back memory that the kernel still owns.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ._endpoint import Key
+from ._operation import LifetimeError
+
+if TYPE_CHECKING:
+    from ._proactor import Proactor
+
+Packets = Iterable[tuple[int, int, int, int]]
+
+
+class KeyMismatchError(LifetimeError):
+    """A packet names an operation of one handle, and by its key another handle."""
+
+
+def matching(proactor: "Proactor", packets: Packets) -> list[tuple[int, int, int, int]]:
+    """The packets whose key is right; `Proactor.on_stray` is told of each of the others, and nothing is settled."""
+    kept = []
+    for packet in packets:
+        key, address, _, _ = packet
+        operation = proactor.pending.get(address)
+        if operation is None or key in (operation.endpoint.key, Key.POSTED):
+            kept.append(packet)
+        else:
+            proactor.on_stray(KeyMismatchError(f"a packet with the key {key} names {operation!r}"))
+    return kept
