@@ -179,7 +179,7 @@ def _say_facts(page: _Page) -> None:
         ("stomp mode", "on" if stomp_wanted() else f"off; {STOMP_VARIABLE}=1 puts every operation on guarded pages"),
         ("event loop policy", "there is one" if has_policies else "asyncio has none any more: use loop_factory"),
     )
-    page.say(f"{'iocp_loop':<18} {__version__}", private=f", {Path(__file__).resolve().parent}")
+    page.say(f"{'iocp_loop':<18} {__version__}", private=f", {Path(__file__).resolve().parents[1]}")
     for name, fact in facts:
         page.say(f"{name:<18} {fact}")
 

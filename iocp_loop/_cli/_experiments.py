@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
 from .._core._arena import HeapArena
-from .._core._operation import OverlappedEx
+from .._core._operation import OverlappedEx, ignore
 from .._core._proactor import Proactor
 from .._handles import _pipes
 from .._handles._base import StreamHandle
@@ -33,7 +33,7 @@ from .._win32.constants import FileFlag, Status
 from .._win32.kernel import Win32Kernel
 from .._win32.prototypes import bind
 from .._win32.types import DWORD
-from ._probes import connected, first_result, ignore
+from ._probes import connected, first_result
 
 LARGE = 16 << 20  # bytes: more than any kernel takes at once, unless it takes everything
 SMALL = 64 << 10  # bytes: less than any kernel refuses

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from .._core._arena import HeapArena
-from .._core._operation import OverlappedEx
+from .._core._operation import OverlappedEx, ignore
 from .._core._proactor import Proactor
 from .._handles import _readiness, _waits
 from .._handles._opening import open_socket
@@ -75,10 +75,6 @@ def first_result(proactor: Proactor, patience_s: float = _PATIENCE_S) -> tuple[O
             return settled.popleft()
         if time.monotonic() >= deadline:
             return None
-
-
-def ignore(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:
-    """The probes look at what is settled themselves."""
 
 
 @_probe

@@ -34,8 +34,10 @@ Behind it stands the type, readable in a memory dump, and behind that whatever e
 """
 
 import ctypes
+import sys
 from collections.abc import Callable
 from enum import Enum, IntEnum
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from .._win32.sockaddr import SOCKADDR_MAX
@@ -93,6 +95,13 @@ KERNEL_OWNED = frozenset({PENDING, CANCELLING})
 
 class LifetimeError(Exception):
     """An operation or a buffer was freed, or used again, while the kernel owned it. Always a bug in the caller."""
+
+
+def tell_of(error: LifetimeError) -> None:
+    """Tell of it where no caller is to be told: as Python does of exceptions that nobody can catch."""
+    sys.unraisablehook(
+        SimpleNamespace(exc_type=LifetimeError, exc_value=error, exc_traceback=None, err_msg=None, object=None)
+    )
 
 
 # deliver(operation, status, byte_count): takes the result once the packet was dequeued. status is an NTSTATUS.
@@ -324,3 +333,7 @@ class ThreadOperation(OverlappedEx):
     answers_status: ClassVar[bool] = True
     in_kernel: ClassVar[bool] = False
     __slots__ = ()
+
+
+def ignore(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:
+    """The sink of an operation whose result nobody waits for."""

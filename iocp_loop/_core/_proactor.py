@@ -16,11 +16,9 @@ packets, submitting, cancelling, closing) must be serialized by the caller, with
 No asyncio in here.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from .._win32.constants import INFINITE, Error, NotificationMode, Status, WsaError
@@ -39,6 +37,7 @@ from ._operation import (
     UNSUBMITTED,
     LifetimeError,
     OverlappedEx,
+    tell_of,
 )
 from ._port import CompletionPort, timeout_to_ms
 from ._shortages import Shortages
@@ -88,7 +87,7 @@ class Proactor:
         self.shortages = Shortages(self)
         self.counts: dict[int, int] = {}  # operations submitted, by IoType; see `count_operations`
         # Told of a packet that names no operation of ours. Not raised here: the rest of its batch must be settled.
-        self.on_stray: Callable[[LifetimeError], object] = _print_stray
+        self.on_stray: Callable[[LifetimeError], object] = tell_of
         # Called once, before the next wait: where sockets are polled again, with all that changed during the turn.
         self.before_wait: list[Callable[[], None]] = []
         self.readiness: Any = None  # made by `_readiness.of` when first needed
@@ -477,7 +476,7 @@ class Proactor:
         self.cancels.close()
         self.shortages.close()
         self.interrupted.close()
-        self.on_stray = _print_stray  # Whoever else was told is let go: it may be what owns this proactor.
+        self.on_stray = tell_of  # Whoever else was told is let go: it may be what owns this proactor.
         return stuck
 
     def count_operations(self) -> dict[int, int]:
@@ -494,9 +493,3 @@ class Proactor:
     def release(self, operation: OverlappedEx) -> None:
         """Give an operation's memory back to the arena. Raises LifetimeError if the kernel owns it."""
         self.arena.release(operation)
-
-
-def _print_stray(error: LifetimeError) -> None:
-    sys.unraisablehook(
-        SimpleNamespace(exc_type=LifetimeError, exc_value=error, exc_traceback=None, err_msg=None, object=None)
-    )

@@ -35,7 +35,7 @@ from enum import IntEnum
 from typing import Any, ClassVar
 
 from .._core._endpoint import Endpoint, Kind
-from .._core._operation import IoType, OverlappedEx
+from .._core._operation import IoType, OverlappedEx, ignore
 from .._core._proactor import Proactor
 from .._win32.constants import AFD_POLL_FOREVER, AfdPoll, Ioctl, NtFile, Status, WsaError
 from .._win32.errors import is_failure, status_error, winerror_from_status
@@ -184,7 +184,7 @@ class Readiness:
         """The proactor is closed: nobody is told any more, and nothing is left to the collector."""
         for watch in tuple(self._watches.values()):
             if not watch.operation.pending:
-                watch.operation.deliver = _unread
+                watch.operation.deliver = ignore
                 self._drop(watch)
         self._changed.clear()
         self._roomy.clear()
@@ -335,10 +335,6 @@ class Readiness:
                     registration.sink = _nobody
                     watch.registrations.remove(registration)
                 sink(closed, reset)
-
-
-def _unread(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:
-    """The sink of an answer that nobody waits for."""
 
 
 def _nobody(_closed: bool, _reset: bool) -> None:

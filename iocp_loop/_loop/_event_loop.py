@@ -14,11 +14,9 @@ from .._handles._readiness import Interest
 from .._handles._sockets import bind_to_any
 from .._transports import _pipe
 from .._transports._datagram import DatagramTransport
-from .._transports._idle import IdleRounds
-from .._transports._joining import JoinBuffer
-from .._transports._lingering import Lingerings
 from .._transports._listener import Listener
 from .._transports._sendfile import copy_file, send_file
+from .._transports._services import Services
 from .._transports._stream import StreamTransport
 from .._transports._subprocess import SubprocessTransport
 from .._transports._watchers import Watchers
@@ -50,15 +48,12 @@ class IocpEventLoop(BareSockets):
     def __init__(self, *, kernel: Kernel | None = None) -> None:
         super().__init__(kernel=kernel)
         # `_proactor` is where programs reach for the stdlib's (`loop._proactor.wait_for_handle` above all).
-        self._futures = self._proactor = IocpProactor(core=self.proactor)
-        self._futures.set_loop(self)
+        self._stdlib_proactor = self._proactor = IocpProactor(core=self.proactor)
+        self._stdlib_proactor.set_loop(self)
         self._listeners: dict[socket.socket, Listener] = {}
         self._pipe_servers: set[_pipe.PipeServer] = set()
-        self._watchers = Watchers(self)
-        self.idle_rounds = IdleRounds(self)
-        self.join_buffer = JoinBuffer()
-        self.lingerings = Lingerings(self)
-        self.transmits_running = 0
+        self._watchers = Watchers(self, self.proactor)
+        self._services = Services(self, self.proactor, self._turn)
         self._facts: dict[int, _questions.Facts] = {}  # of handles whose transport is being made
 
     def close(self) -> None:
@@ -70,8 +65,8 @@ class IocpEventLoop(BareSockets):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        self.uncork()
-        self.signals.close()
+        self._uncork()
+        self._signals.close()
         for listener in list(self._listeners.values()):
             listener.close()
         self._listeners.clear()
@@ -79,11 +74,11 @@ class IocpEventLoop(BareSockets):
             server.close()
         self._watchers.close()
         _threaded.flush(self.proactor)
-        self.lingerings.close()
-        self._futures.close()
+        self._services.lingerings.close()
+        self._stdlib_proactor.close()
         super().close()
         # What refers to the loop lets it go: a closed one that nobody has is freed at once, and not by the collector.
-        self.idle_rounds.close()
+        self._services.idle_rounds.close()
         self._selector = self.proactor
 
     # -- TCP ---------------------------------------------------------------------------------------------------
@@ -98,12 +93,12 @@ class IocpEventLoop(BareSockets):
         server: Any = None,
         context: Context | None = None,
     ) -> StreamTransport:
-        endpoint = self._futures.take(sock)
+        endpoint = self._stdlib_proactor.take(sock)
         if _is_tcp(sock):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         extra = _with_addresses(sock, extra)
         return StreamTransport(
-            self, endpoint, sock, protocol, waiter=waiter, extra=extra, server=server, context=context
+            self._services, endpoint, sock, protocol, waiter=waiter, extra=extra, server=server, context=context
         )
 
     def _make_ssl_transport(
@@ -166,11 +161,11 @@ class IocpEventLoop(BareSockets):
     def _make_datagram_transport(
         self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
     ) -> DatagramTransport:
-        endpoint = self._futures.take(sock)
+        endpoint = self._stdlib_proactor.take(sock)
         # WSARecvFrom refuses a socket without a local address, so one that has none is given any.
         bind_to_any(sock)
         extra = _with_addresses(sock, extra)
-        return DatagramTransport(self, endpoint, sock, protocol, address, waiter, extra)
+        return DatagramTransport(self._services, endpoint, sock, protocol, address, waiter, extra)
 
     def _start_serving(
         self,
@@ -196,10 +191,10 @@ class IocpEventLoop(BareSockets):
                     "ssl_shutdown_timeout": ssl_shutdown_timeout,
                 }
                 protocol, _, _ = self._make_ssl_protocol(protocol, sslcontext, None, options)
-            StreamTransport(self, endpoint, conn, protocol, server=server, addresses=addresses)
+            StreamTransport(self._services, endpoint, conn, protocol, server=server, addresses=addresses)
 
         within = copy_context() if context is None else private.enterable(context)
-        self._listeners[sock] = within.run(Listener, self, sock, connect, backlog)
+        self._listeners[sock] = within.run(Listener, self._services, sock, connect, backlog)
 
     def _stop_serving(self, sock: socket.socket) -> None:
         listener = self._listeners.pop(sock, None)
@@ -221,13 +216,18 @@ class IocpEventLoop(BareSockets):
             private.check_ssl_socket(pipe)
             pipe.setblocking(False)
             return cls(
-                self, self._futures.take(pipe), pipe, protocol, waiter=waiter, extra={**(extra or {}), "pipe": pipe}
+                self._services,
+                self._stdlib_proactor.take(pipe),
+                pipe,
+                protocol,
+                waiter=waiter,
+                extra={**(extra or {}), "pipe": pipe},
             )
         handle = _pipes.handle_of(pipe)
         facts = self._facts.get(handle) or _questions.ask(self.proactor.kernel, handle)
         extra = {**(extra or {}), "pipe": pipe}
         endpoint = open_stream(self.proactor, handle, pipe, is_overlapped=facts.is_overlapped, kind=facts.kind)
-        return cls(self, endpoint, pipe, protocol, waiter=waiter, extra=extra)
+        return cls(self._services, endpoint, pipe, protocol, waiter=waiter, extra=extra)
 
     async def connect_read_pipe(
         self, protocol_factory: Callable[[], _Protocol], pipe: Any
@@ -272,7 +272,7 @@ class IocpEventLoop(BareSockets):
         Returns:
             Transport and protocol. Raises FileNotFoundError if there is no such pipe, OSError otherwise.
         """
-        pipe = await self._futures.connect_pipe(address)
+        pipe = await self._stdlib_proactor.connect_pipe(address)
         try:
             if message_mode:
                 _pipes.set_message_mode(self.proactor.kernel, pipe.fileno(), address)
@@ -309,15 +309,18 @@ class IocpEventLoop(BareSockets):
             protocol = protocol_factory()
             extra = {"addr": address, "pipe": pipe}
             cls = _pipe.MessagePipeTransport if message_mode else _pipe.DuplexPipeTransport
-            return cls(self, endpoint, pipe, protocol, extra=extra)
+            return cls(self._services, endpoint, pipe, protocol, extra=extra)
 
-        server = _pipe.PipeServer(self, connect, address, message_mode=message_mode, remote=remote_clients)
+        server = _pipe.PipeServer(
+            self._services,
+            connect,
+            address,
+            self._pipe_servers.discard,
+            message_mode=message_mode,
+            remote=remote_clients,
+        )
         self._pipe_servers.add(server)
         return [server]
-
-    def forget_pipe_server(self, server: _pipe.PipeServer) -> None:
-        """A pipe server was closed; called by itself."""
-        self._pipe_servers.discard(server)
 
     async def _make_subprocess_transport(
         self,
@@ -355,20 +358,20 @@ class IocpEventLoop(BareSockets):
         Returns:
             A future: True, or False when the time was up. Cancelling it takes the wait back.
         """
-        return self._futures.wait_for_handle(handle, timeout)
+        return self._stdlib_proactor.wait_for_handle(handle, timeout)
 
     async def _sock_sendfile_native(self, sock: socket.socket, file: Any, offset: int, count: int | None) -> int:
-        return await send_file(self, self._futures.endpoint(sock), sock, file, offset, count)
+        return await send_file(self._services, self._stdlib_proactor.endpoint(sock), sock, file, offset, count)
 
     async def _sendfile_native(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         async with transp.behind_all_writes():
-            return await send_file(self, transp.endpoint, transp.handle, file, offset, count)
+            return await send_file(self._services, transp.endpoint, transp.handle, file, offset, count)
 
     async def _sendfile_fallback(self, transp: Any, file: Any, offset: int, count: int | None) -> int:
         if not isinstance(transp, StreamTransport):
             return await super()._sendfile_fallback(transp, file, offset, count)
         async with transp.behind_all_writes():
-            return await copy_file(self, transp.endpoint, file, offset, count)
+            return await copy_file(self._services, transp.endpoint, file, offset, count)
 
     # -- readiness ---------------------------------------------------------------------------------------------
 
@@ -413,11 +416,11 @@ class IocpEventLoop(BareSockets):
         self._check_closed()
         if asyncio.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
-        self.signals.add_handler(self, sig, callback, args)
+        self._signals.add_handler(self, sig, callback, args)
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Put the signal's default handling back; False if there was no handler of this loop's."""
-        return self.signals.remove_handler(sig)
+        return self._signals.remove_handler(sig)
 
 
 def _with_addresses(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, Any]:

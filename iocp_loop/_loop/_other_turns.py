@@ -23,26 +23,37 @@ Nothing of this costs a turn of ours anything.
 
 import inspect
 from collections import deque
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from .._core._operation import OverlappedEx
-from .._core._proactor import Settled
-
-if TYPE_CHECKING:
-    from ._turn import TurningLoop
+from .._core._proactor import Proactor, Settled
+from ._signals import SignalWakeup
 
 
 class OtherTurns:
     """What such turns find as the loop's `_selector`; for all but waiting it is the proactor.
 
     Args:
-        loop: whose.
+        loop: whose; its `proactor` is looked up each time, because closing takes it away.
+        signals: which wake the loop where its own `run_forever` has not seen to that.
+        end_turn: does what is left of the turn before.
+        time_to_wait: called with a time-out; how long until the loop has something to do, if that is less.
         deliver: the loop's methods that deliver results; each has a local variable `operation`, which is what it is at.
     """
 
-    def __init__(self, loop: "TurningLoop", *deliver: Any) -> None:
+    def __init__(
+        self,
+        loop: Any,
+        signals: SignalWakeup,
+        end_turn: Callable[[], None],
+        time_to_wait: Callable[[float | None], float | None],
+        *deliver: Any,
+    ) -> None:
         self._loop = loop
+        self._signals = signals
+        self._end_turn = end_turn
+        self._time_to_wait = time_to_wait
         self._delivering = {each.__code__ for each in deliver}
 
     def __getattr__(self, name: str) -> Any:
@@ -50,21 +61,20 @@ class OtherTurns:
 
     def select(self, timeout: float | None = None) -> deque[Settled]:
         """Do what is left of the turn before; then wait, as `Proactor.select`."""
-        loop = self._loop
-        loop.turn = 0
-        loop.end_turn(len(loop.unarmed))
+        self._end_turn()
         for operation in list(self._deliveries_under_way()):
             sink: Any = getattr(operation.deliver, "__self__", None)
             if hasattr(sink, "arm_ahead"):
                 sink.arm_ahead(operation)
-        timeout = loop.time_to_wait(timeout)
-        if loop.signals.installed:
-            return loop.proactor.select(timeout)
-        loop.signals.install()
+        timeout = self._time_to_wait(timeout)
+        proactor: Proactor = self._loop.proactor
+        if self._signals.installed:
+            return proactor.select(timeout)
+        self._signals.install()
         try:
-            return loop.proactor.select(timeout)
+            return proactor.select(timeout)
         finally:
-            loop.signals.uninstall()
+            self._signals.uninstall()
 
     def _deliveries_under_way(self) -> Iterator[OverlappedEx]:
         """Operations whose result a callback of the program's has been told, which runs this turn inside it."""

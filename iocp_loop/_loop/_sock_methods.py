@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 class BareSockets(TurningLoop):
     """Sockets that their owner keeps, one operation at a time. Raises OSError as the operations do."""
 
-    _futures: IocpProactor
+    _stdlib_proactor: IocpProactor
 
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
         """Receive up to `n` bytes. A time-out or cancellation loses none: see `IocpProactor`."""
         _check_nonblocking(sock, "sock_recv")
-        future = self._futures.recv(sock, n)
+        future = self._stdlib_proactor.recv(sock, n)
         try:
             return await future
         except asyncio.CancelledError:
             if _has_result(future):
-                self._futures.give_back(sock, future.result())
+                self._stdlib_proactor.give_back(sock, future.result())
             raise
         finally:
             del future  # An error's traceback holds this frame, and the future holds the error.
@@ -36,12 +36,12 @@ class BareSockets(TurningLoop):
     async def sock_recv_into(self, sock: socket.socket, buf: "Buffer") -> int:
         """Receive into a writable buffer; the byte count."""
         _check_nonblocking(sock, "sock_recv_into")
-        future = self._futures.recv_into(sock, buf)
+        future = self._stdlib_proactor.recv_into(sock, buf)
         try:
             return await future
         except asyncio.CancelledError:
             if _has_result(future):
-                self._futures.give_back(sock, bytes(memoryview(buf).cast("B")[: future.result()]))
+                self._stdlib_proactor.give_back(sock, bytes(memoryview(buf).cast("B")[: future.result()]))
             raise
         finally:
             del future  # An error's traceback holds this frame, and the future holds the error.
@@ -49,12 +49,12 @@ class BareSockets(TurningLoop):
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         """Receive one datagram and its sender's address."""
         _check_nonblocking(sock, "sock_recvfrom")
-        future = self._futures.recvfrom(sock, bufsize)
+        future = self._stdlib_proactor.recvfrom(sock, bufsize)
         try:
             return await future
         except asyncio.CancelledError:
             if _has_result(future):
-                self._futures.give_back_datagram(sock, *future.result())
+                self._stdlib_proactor.give_back_datagram(sock, *future.result())
             raise
         finally:
             del future  # An error's traceback holds this frame, and the future holds the error.
@@ -62,13 +62,13 @@ class BareSockets(TurningLoop):
     async def sock_recvfrom_into(self, sock: socket.socket, buf: "Buffer", nbytes: int = 0) -> tuple[int, Any]:
         """Receive one datagram into a writable buffer, at most `nbytes` of it; the byte count and the sender."""
         _check_nonblocking(sock, "sock_recvfrom_into")
-        future = self._futures.recvfrom_into(sock, buf, nbytes)
+        future = self._stdlib_proactor.recvfrom_into(sock, buf, nbytes)
         try:
             return await future
         except asyncio.CancelledError:
             if _has_result(future):
                 count, sender = future.result()
-                self._futures.give_back_datagram(sock, bytes(memoryview(buf).cast("B")[:count]), sender)
+                self._stdlib_proactor.give_back_datagram(sock, bytes(memoryview(buf).cast("B")[:count]), sender)
             raise
         finally:
             del future  # An error's traceback holds this frame, and the future holds the error.
@@ -76,12 +76,12 @@ class BareSockets(TurningLoop):
     async def sock_sendall(self, sock: socket.socket, data: "Buffer") -> None:
         """Send all of a buffer."""
         _check_nonblocking(sock, "sock_sendall")
-        await self._futures.send(sock, data)
+        await self._stdlib_proactor.send(sock, data)
 
     async def sock_sendto(self, sock: socket.socket, data: "Buffer", address: "tuple[Any, ...] | str | Buffer") -> int:
         """Send one datagram to an address; the byte count."""
         _check_nonblocking(sock, "sock_sendto")
-        return await self._futures.sendto(sock, data, 0, address)
+        return await self._stdlib_proactor.sendto(sock, data, 0, address)
 
     async def sock_connect(self, sock: socket.socket, address: "tuple[Any, ...] | str | Buffer") -> None:
         """Connect to an address, resolving it if need be."""
@@ -91,12 +91,12 @@ class BareSockets(TurningLoop):
                 address, family=sock.family, type=sock.type, proto=sock.proto, loop=self
             )
             address = resolved[0][4]
-        await self._futures.connect(sock, address)
+        await self._stdlib_proactor.connect(sock, address)
 
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept one connection: the new non-blocking socket and the peer's address."""
         _check_nonblocking(sock, "sock_accept")
-        future = self._futures.accept(sock)
+        future = self._stdlib_proactor.accept(sock)
         try:
             return await future
         except asyncio.CancelledError:

@@ -22,19 +22,16 @@ import contextvars
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._asyncio import _private as private
 from .._core._operation import LifetimeError, OverlappedEx
 from .._core._proactor import Proactor, Settled
+from .._transports._turns import Receiver, Turn
 from .._win32.kernel import Kernel
 from ._other_turns import OtherTurns
 from ._scheduling import SchedulingLoop
 from ._signals import SignalWakeup
-
-if TYPE_CHECKING:
-    from .._transports._reader import Reader
-    from .._transports._writer import Writer
 
 # Longer waits end early and are begun again: what asyncio does, so that no clock is trusted for longer than a day.
 WAIT_MAX_S = 24 * 3600
@@ -51,14 +48,11 @@ class TurningLoop(SchedulingLoop):
         super().__init__()  # Which sets debug mode.
         self.proactor.on_stray = self._on_stray
         self._outstanding = self.proactor.pending
-        self._selector = OtherTurns(self, self._deliver, self._deliver_slowly)
-        self.signals = SignalWakeup(self.proactor, self._call_first)
-        # Which one of ours this is: a writer gathers what is written after the first time in it. 0: none of ours, so
-        # nobody knows when it ends.
-        self.turn = 0
-        self.corked: deque[Writer] = deque()  # those that have something to send at the end of the turn
-        self.callbacks = self._ready  # those that are to run
-        self.unarmed: deque[Reader] = deque()  # those that submit their receive when their callbacks have run
+        self._signals = SignalWakeup(self.proactor, self._call_first)
+        self._selector = OtherTurns(
+            self, self._signals, self._end_turn_before, self._time_to_wait, self._deliver, self._deliver_slowly
+        )
+        self._turn = Turn(self._ready)
         self._due: deque[Any] = deque()  # timers whose time has come; emptied in the same turn, unless one raises
 
     def set_debug(self, enabled: bool) -> None:
@@ -73,7 +67,7 @@ class TurningLoop(SchedulingLoop):
         self._check_running()
         hooks = sys.get_asyncgen_hooks()
         try:
-            self.signals.install()
+            self._signals.install()
             private.begin_running(self)
             while True:
                 self._run_once()
@@ -86,17 +80,22 @@ class TurningLoop(SchedulingLoop):
             self._finish_call_soon(exc)
             private.forget_stop(self._ready)
             if isinstance(exc, KeyboardInterrupt):
-                self.signals.interrupted = False  # Told by this one.
+                self._signals.interrupted = False  # Told by this one.
             raise
         finally:
-            self.signals.deliver_interrupt()  # One that has not had its turn.
+            self._signals.deliver_interrupt()  # One that has not had its turn.
 
     def _end_running(self, hooks: Any) -> None:
-        self.turn = 0
+        self._turn.number = 0
         private.end_running(self, hooks)
-        self.signals.uninstall()
+        self._signals.uninstall()
 
-    def time_to_wait(self, timeout: float | None) -> float | None:
+    def _end_turn_before(self) -> None:
+        """For a turn that is not ours: do what is left of the one before."""
+        self._turn.number = 0
+        self._end_turn(len(self._turn.unarmed))
+
+    def _time_to_wait(self, timeout: float | None) -> float | None:
         """For a turn that is not ours: how long, when what was left of the turn before has been done."""
         self._lend_timers()
         while self._due:
@@ -113,12 +112,13 @@ class TurningLoop(SchedulingLoop):
         self._ready.appendleft(asyncio.Handle(callback, (), self, contextvars.Context()))
 
     def _run_once(self) -> None:
-        self.turn += 1
+        turn = self._turn
+        turn.number += 1
         ready, timers = self._ready, self._timer_heap
         if self._timer_cancelled_count:
             self._drop_cancelled_timers()
         queued = len(ready)
-        if queued or self._due or self._stopping or self.corked or self.unarmed:
+        if queued or self._due or self._stopping or turn.corked or turn.unarmed:
             # Corked: written before the loop ran, while the turn before was uncorking, or when a KeyboardInterrupt
             # ended it.
             timeout: float | None = 0
@@ -126,14 +126,14 @@ class TurningLoop(SchedulingLoop):
             timeout = min(timers[0][0] - self.time(), WAIT_MAX_S)
         else:
             timeout = None
-        if queued and len(self._outstanding) <= self.signals.receives_pending and self._needs_no_look():
+        if queued and len(self._outstanding) <= self._signals.receives_pending and self._needs_no_look():
             settled = self.proactor.settled
         else:
             settled = self.proactor.select(timeout)
         if timers:
             self._take_due_timers(self._due)
         if queued:
-            waiting = len(self.unarmed)  # their callbacks are among those that are queued
+            waiting = len(turn.unarmed)  # their callbacks are among those that are queued
             # Only what was there: a callback that adds another must not keep the packets waiting.
             self._run_first(ready, queued)
         if settled:
@@ -143,14 +143,14 @@ class TurningLoop(SchedulingLoop):
             self._run_first(self._due, len(self._due))
         if added and not self._stopping:
             self._run_first(ready, added)
-        if self.corked or self.unarmed:
+        if turn.corked or turn.unarmed:
             # The callbacks of what was delivered have run; but where others were queued, they run in the next turn.
-            self.end_turn(waiting if queued else len(self.unarmed))
+            self._end_turn(waiting if queued else len(turn.unarmed))
 
-    def end_turn(self, receives: int) -> None:
+    def _end_turn(self, receives: int) -> None:
         """Send what writers have gathered; then the first `receives` of those that waited for that are submitted."""
-        self.uncork()
-        unarmed = self.unarmed
+        self._uncork()
+        unarmed = self._turn.unarmed
         for _ in range(min(receives, len(unarmed))):
             try:
                 # Taken out when it is done: a KeyboardInterrupt leaves it for the next turn.
@@ -162,18 +162,18 @@ class TurningLoop(SchedulingLoop):
                 # A bug of ours; as wherever a receive is submitted, it concerns one connection and not the loop.
                 self._report_arming(unarmed.popleft(), exc)
 
-    def _report_arming(self, reader: "Reader", exc: BaseException) -> None:
+    def _report_arming(self, reader: Receiver, exc: BaseException) -> None:
         message = f"Exception in callback: submitting the next receive of {reader.transport!r}"
         self.call_exception_handler({"message": message, "exception": exc, "transport": reader.transport})
 
     def _needs_no_look(self) -> bool:
         # No operation is outstanding but the one that signals wake the loop by, and their handlers the interpreter runs
         # by itself. What another thread posts says that something is queued, which is known.
-        return not self.proactor.before_wait and self.turn % TURNS_WITHOUT_LOOK_MAX != 0
+        return not self.proactor.before_wait and self._turn.number % TURNS_WITHOUT_LOOK_MAX != 0
 
-    def uncork(self) -> None:
+    def _uncork(self) -> None:
         """Send what writers have gathered during the turn."""
-        corked = self.corked
+        corked = self._turn.corked
         for writer in tuple(corked):
             try:
                 writer.uncork()

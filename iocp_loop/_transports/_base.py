@@ -8,22 +8,19 @@ the transport gives its memory back.
 import asyncio
 import contextvars
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._asyncio import _private as private
 from .._core._endpoint import Endpoint
-from .._core._operation import OverlappedEx
 from ._repeatable import repeatable
-
-if TYPE_CHECKING:
-    from .._loop._event_loop import IocpEventLoop
+from ._services import Services
 
 
 class EndpointTransport(asyncio.Transport):
     """One endpoint, its handle and its protocol. A subclass says how it begins, and what it gives back at the end.
 
     Attributes:
-        loop: whose transport it is.
+        services: what transports of its loop are given.
         context: the contextvars.Context that the protocol is called in: that of whoever made the transport.
     """
 
@@ -38,29 +35,34 @@ class EndpointTransport(asyncio.Transport):
         "_is_overdue",
         "_protocol",
         "context",
-        "loop",
+        "services",
     )
 
     _protocol: Any
 
     def __init__(
         self,
-        loop: "IocpEventLoop",
+        services: Services,
         endpoint: Endpoint,
         handle: Any,
         extra: dict[str, Any] | None,
         context: contextvars.Context | None = None,
     ) -> None:
         super().__init__(extra)
-        self.loop = loop
+        self.services = services
         self.context = contextvars.copy_context() if context is None else context
         self._endpoint = endpoint
         self._handle = handle
         self._exception: BaseException | None = None
         self._is_overdue = False  # connection_lost had its turn before the kernel had let go of the endpoint
 
+    @property
+    def loop(self) -> Any:
+        """Whose transport it is."""
+        return self.services.loop
+
     def _start(self, waiter: "asyncio.Future[None] | None") -> None:
-        callbacks = self.loop.callbacks
+        callbacks = self.services.turn.callbacks
         queued = len(callbacks)
         try:
             self._protocol.connection_made(self)
@@ -92,7 +94,7 @@ class EndpointTransport(asyncio.Transport):
             warnings.warn(f"unclosed transport {described}", ResourceWarning, source=self)
             # Nothing is pending: an operation of ours would have kept us alive. If a proactor that was closed has kept
             # the handle open, it must stay so: a call that could not be interrupted is still using it.
-            self.loop.proactor.close_endpoint(self._endpoint)
+            self.services.proactor.close_endpoint(self._endpoint)
 
     def set_protocol(self, protocol: Any) -> None:
         self._protocol = protocol
@@ -155,7 +157,7 @@ class EndpointTransport(asyncio.Transport):
         if not self._endpoint.closing:
             self._exception = exc
             self._queue_connection_lost()
-            self.loop.proactor.close_endpoint(self._endpoint, self._on_closed)
+            self.services.proactor.close_endpoint(self._endpoint, self._on_closed)
 
     def _queue_connection_lost(self) -> None:
         # Queued now, not when the handle is closed, so that connection_lost keeps its place among the callbacks as on
@@ -183,7 +185,3 @@ class EndpointTransport(asyncio.Transport):
     def _release(self) -> None:
         """Give all memory back, and break every cycle: nothing is outstanding any more."""
         raise NotImplementedError
-
-
-def ignore(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:
-    """The sink of an operation whose transport is gone."""

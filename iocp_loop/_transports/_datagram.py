@@ -35,20 +35,18 @@ import asyncio
 import socket
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._asyncio import _private as private
-from .._core._operation import OverlappedEx
+from .._core._operation import OverlappedEx, ignore
 from .._handles._base import DatagramHandle, error_of
 from .._win32 import sockaddr
 from .._win32.constants import WsaError
 from .._win32.errors import is_shortage
-from ._base import EndpointTransport, ignore
+from ._base import EndpointTransport
 from ._flow import FlowControl
 from ._repeatable import repeatable
-
-if TYPE_CHECKING:
-    from .._loop._event_loop import IocpEventLoop
+from ._services import Services
 
 # The largest UDP payload is 65,507 bytes over IPv4 and 65,527 over IPv6, so nothing is ever truncated.
 DATAGRAM_SIZE_MAX = 64 * 1024
@@ -126,7 +124,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
 
     def __init__(
         self,
-        loop: "IocpEventLoop",
+        services: Services,
         endpoint: DatagramHandle,
         sock: socket.socket,
         protocol: Any,
@@ -134,8 +132,8 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         waiter: "asyncio.Future[None] | None" = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(loop, endpoint, sock, extra)
-        self._proactor = loop.proactor
+        super().__init__(services, endpoint, sock, extra)
+        self._proactor = services.proactor
         self._protocol = protocol
         self._address = address
         # Where a datagram goes that is given no address; None: to the connected peer. Where broadcasting is allowed,
@@ -150,7 +148,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         self._queued_size = 0
         self._flow = FlowControl(self)
         self._extra["socket"] = private.TransportSocket(sock)  # type: ignore[attr-defined]
-        loop.call_soon(self._start, waiter, context=self.context)
+        services.loop.call_soon(self._start, waiter, context=self.context)
 
     def __repr__(self) -> str:
         if self._handle is None:

@@ -23,17 +23,16 @@ writing learns only by the reset that nobody listens, so it is kept in the dark 
 
 from typing import TYPE_CHECKING, Any
 
-from .._core._operation import OverlappedEx
+from .._core._operation import OverlappedEx, ignore
+from .._core._proactor import Proactor
 from .._handles._base import winerror_of
 from .._handles._sockets import OverlappedSocket
 from .._win32.constants import Error
 from .._win32.kernel import Kernel
-from ._base import ignore
 
 if TYPE_CHECKING:
     import socket
 
-    from .._loop._turn import TurningLoop
 
 SILENCE_S = 0.5
 LINGER_S = 2.0
@@ -47,8 +46,9 @@ _DROP_SIZE = 64 * 1024
 class Lingerings:
     """Those of one loop. Used from its thread only."""
 
-    def __init__(self, loop: "TurningLoop") -> None:
+    def __init__(self, loop: Any, proactor: Proactor) -> None:
         self.loop = loop
+        self.proactor = proactor
         self._all: dict[Lingering, None] = {}  # the oldest first
         self._memory: Any = None
         self._is_going = False  # a timer is set
@@ -72,14 +72,14 @@ class Lingerings:
     def memory(self) -> Any:
         """Where all of them receive into: nobody looks at what is there."""
         if self._memory is None:
-            self._memory = self.loop.proactor.arena.buffer(_DROP_SIZE)
+            self._memory = self.proactor.arena.buffer(_DROP_SIZE)
         return self._memory
 
     def close(self) -> None:
         """The loop is closing: so are the handles, as soon as their receives are over."""
         for lingering in list(self._all):
             lingering.close()
-        self.loop = self._memory = None  # type: ignore[assignment]  # Nobody asks for them any more.
+        self.loop = self._memory = None  # Nobody asks for them any more.
 
     def _go(self) -> None:
         try:
@@ -108,7 +108,7 @@ class Lingering:
 
     def __init__(self, lingerings: Lingerings, endpoint: OverlappedSocket) -> None:
         self._lingerings = lingerings
-        self._proactor = lingerings.loop.proactor
+        self._proactor = lingerings.proactor
         self._endpoint = OverlappedSocket(endpoint.handle, endpoint.owner)
         self._operation: Any = None
         self._dropped = 0

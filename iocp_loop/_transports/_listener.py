@@ -14,19 +14,16 @@ that concerns this one client and closes this one socket:
 import contextvars
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._asyncio import _private as private
-from .._core._operation import OverlappedEx
+from .._core._operation import OverlappedEx, ignore
 from .._handles._base import ListenerHandle, error_of, winerror_of
 from .._handles._opening import open_socket
 from .._win32 import sockaddr
 from .._win32.constants import NTSTATUS_WIN32_FACILITY, Error, WsaError
-from ._base import ignore
 from ._repeatable import repeatable
-
-if TYPE_CHECKING:
-    from .._loop._event_loop import IocpEventLoop
+from ._services import Services
 
 # Accepts outstanding: few at first, doubled whenever one turn used them all up. libuv keeps 32, nginx 10; each costs
 # a socket made in advance.
@@ -56,13 +53,13 @@ class Listener:
 
     def __init__(
         self,
-        loop: "IocpEventLoop",
+        services: Services,
         sock: socket.socket,
         connect: Callable[[socket.socket, Any, tuple[bytes, bytes]], None],
         backlog: int,
     ) -> None:
-        self._loop = loop
-        self._proactor = loop.proactor
+        self._loop = services.loop
+        self._proactor = services.proactor
         self._sock = sock
         self._connect = connect
         self._context = contextvars.copy_context()

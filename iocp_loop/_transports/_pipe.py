@@ -6,7 +6,7 @@ means. The other end of a write pipe closing is noticed by a read that waits for
 
 import contextvars
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._asyncio import _private as private
 from .._core._endpoint import Endpoint
@@ -18,10 +18,8 @@ from .._win32.constants import Error
 from ._listener import pause_after
 from ._messages import MessageReader, MessageWriter
 from ._repeatable import repeatable
+from ._services import Services
 from ._stream import StreamTransport
-
-if TYPE_CHECKING:
-    from .._loop._event_loop import IocpEventLoop
 
 # Instances waiting for a client. Between a client's arrival and the next instance there must always be another one,
 # or a client that comes then finds no pipe at all.
@@ -93,7 +91,7 @@ class WritePipeTransport(StreamTransport):
         self._protocol = protocol
         # Nothing is expected from the other end but its closing.
         self._reader.set_protocol(_PeerWatch(self))
-        kernel, endpoint = self.loop.proactor.kernel, self._endpoint
+        kernel, endpoint = self.services.proactor.kernel, self._endpoint
         if isinstance(endpoint, ThreadedHandle) or not _pipes.is_readable(kernel, endpoint.handle):
             # Not to be noticed but by a write that fails: nothing to wait for. On a handle that is not overlapped, a
             # read that waits would even keep the writes waiting.
@@ -130,6 +128,7 @@ class PipeServer:
         connect: called with (pipe object, its endpoint) in a context of its own; makes protocol and transport, and
             returns the transport. What it raises is reported, and closes that connection only.
         name: ``\\.\pipe\...``
+        on_closed: called with the server by its `close`.
         message_mode, remote: as for `_pipes.create_instance`.
 
     Raises:
@@ -138,16 +137,18 @@ class PipeServer:
 
     def __init__(
         self,
-        loop: "IocpEventLoop",
+        services: Services,
         connect: Callable[["private.PipeHandle", Any], StreamTransport],
         name: str,
+        on_closed: Callable[["PipeServer"], object],
         *,
         message_mode: bool = False,
         remote: bool = False,
     ) -> None:
-        self._loop = loop
-        self._proactor = loop.proactor
+        self._loop = services.loop
+        self._proactor = services.proactor
         self._connect = connect
+        self._on_closed = on_closed
         self._name = name
         self._options = {"message_mode": message_mode, "remote": remote}
         self._context = contextvars.copy_context()
@@ -173,7 +174,7 @@ class PipeServer:
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()
-        self._loop.forget_pipe_server(self)
+        self._on_closed(self)
         for operation, _ in list(self._waiting.values()):
             self._proactor.close_endpoint(operation.endpoint)
         # As on asyncio's own loop, who has only just arrived is not served any more.

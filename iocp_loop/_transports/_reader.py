@@ -21,11 +21,10 @@ import asyncio
 import ctypes
 from typing import TYPE_CHECKING, Any
 
-from .._core._operation import OverlappedEx
+from .._core._operation import OverlappedEx, ignore
 from .._handles._base import Outcome, StreamHandle, error_of, winerror_of
 from .._win32.constants import Error
 from .._win32.memory import address_of
-from ._base import ignore
 from ._buffered import deliver
 from ._reading import AWAKE, BEHIND, DUE, ENDED, HELD, IDLE, OUT, PAUSED, QUIET, RESTING, SHEDDING, STOPPED, STRAIGHT
 from ._repeatable import repeatable
@@ -78,8 +77,8 @@ class Reader:
     def __init__(self, transport: "StreamTransport", endpoint: StreamHandle, direct: Any) -> None:
         self.transport = transport
         self._endpoint = endpoint
-        self._proactor = transport.loop.proactor
-        self._callbacks = transport.loop.callbacks
+        self._proactor = transport.services.proactor
+        self._callbacks = transport.services.turn.callbacks
         self._idleness = AWAKE
         # Nobody knows what a layered provider makes of a receive of no bytes.
         self._can_rest = endpoint.tells_without_memory and endpoint.skips_port
@@ -223,7 +222,7 @@ class Reader:
             self._proactor.submit(self._operation)
         except (SystemExit, KeyboardInterrupt):
             if self._operation is None or not self._proactor.holds(self._operation):
-                self.transport.loop.unarmed.append(self)
+                self.transport.services.turn.unarmed.append(self)
                 self.receive = DUE
             raise
         except BaseException as exc:
@@ -243,7 +242,7 @@ class Reader:
         self._operation = operation
         self._size = self._judged_from = len(buffer)
         if self._can_rest:
-            self.transport.loop.idle_rounds.join()
+            self.transport.services.idle_rounds.join(self)
         if not unread:
             return False
         # A receive on the bare handle was cancelled and succeeded all the same: the stream begins with its bytes.
@@ -313,7 +312,7 @@ class Reader:
                 self._decide_plain()
             return
         if self._callbacks:
-            self.transport.loop.unarmed.append(self)
+            self.transport.services.turn.unarmed.append(self)
             self.receive = DUE
         else:
             self._cast()
@@ -456,7 +455,7 @@ class Reader:
             return False
         if self._idleness is RESTING:
             self._change_buffer(0)
-            self.transport.loop.idle_rounds.join()
+            self.transport.services.idle_rounds.join(self)
             self._idleness = AWAKE
         elif self._idleness is SHEDDING and winerror_of(operation, status) == Error.OPERATION_ABORTED:
             self._rest(operation)
@@ -474,7 +473,7 @@ class Reader:
         # SAFETY: the packet was dequeued, so the buffer is ours. The kernel gets the address of a bytes object that all
         # of Python shares, and a length of 0: it writes nothing there.
         self._endpoint.set_receive_buffer(operation, b"")
-        self.transport.loop.idle_rounds.leave()
+        self.transport.services.idle_rounds.leave(self)
         self._idleness = RESTING
         self._proactor.arena.release_buffer(buffer)
 
@@ -482,7 +481,7 @@ class Reader:
         """The receive of a transport that is gone, pending or not: the caller's from here on. None if it has none."""
         operation, self._operation = self._operation, None
         if operation is not None and self._can_rest and self._idleness is not RESTING:
-            self.transport.loop.idle_rounds.leave()
+            self.transport.services.idle_rounds.leave(self)
         return operation
 
     def release(self) -> None:

@@ -7,15 +7,13 @@ per loop, a chunk at a time; whoever finds none free sends that chunk by reading
 
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._asyncio import _private as private
 from .._asyncio._futures import OperationFuture
 from .._handles._base import StreamHandle
 from .._handles._sockets import SocketHandle
-
-if TYPE_CHECKING:
-    from .._loop._event_loop import IocpEventLoop
+from ._services import Services
 
 TRANSMITS_MAX = 2
 # Large enough that the calls do not count, small enough that a turn comes round soon; TransmitFile takes up to 2 GiB.
@@ -24,7 +22,7 @@ READ_CHUNK = 256 * 1024
 
 
 async def send_file(
-    loop: "IocpEventLoop", endpoint: SocketHandle, sock: Any, file: Any, offset: int, count: int | None
+    services: Services, endpoint: SocketHandle, sock: Any, file: Any, offset: int, count: int | None
 ) -> int:
     """Send `count` bytes of a regular file from `offset` (None or 0: to its end); the number sent.
 
@@ -41,7 +39,7 @@ async def send_file(
     start = offset
     try:
         while offset < end:
-            offset += await _send_chunk(loop, endpoint, sock, file, offset, end - offset)
+            offset += await _send_chunk(services, endpoint, sock, file, offset, end - offset)
     finally:
         if offset > start:
             file.seek(offset)
@@ -59,7 +57,7 @@ def _size_of(file: Any) -> int:
     return facts.st_size
 
 
-async def copy_file(loop: "IocpEventLoop", endpoint: StreamHandle, file: Any, offset: int, count: int | None) -> int:
+async def copy_file(services: Services, endpoint: StreamHandle, file: Any, offset: int, count: int | None) -> int:
     """`send_file` for a file object that is no regular file: read in a worker thread, chunk by chunk, and sent."""
     if offset:
         file.seek(offset)
@@ -67,10 +65,10 @@ async def copy_file(loop: "IocpEventLoop", endpoint: StreamHandle, file: Any, of
     try:
         while count is None or total < count:
             size = READ_CHUNK if count is None else min(count - total, READ_CHUNK)
-            data = await loop.run_in_executor(None, file.read, size)
+            data = await services.loop.run_in_executor(None, file.read, size)
             if not data:
                 break
-            await _send_bytes(loop, endpoint, data)
+            await _send_bytes(services, endpoint, data)
             total += len(data)
     finally:
         # As for a regular file: behind the last byte sent, and not behind the last one read.
@@ -80,40 +78,38 @@ async def copy_file(loop: "IocpEventLoop", endpoint: StreamHandle, file: Any, of
 
 
 async def _send_chunk(
-    loop: "IocpEventLoop", endpoint: SocketHandle, sock: Any, file: Any, offset: int, remaining: int
+    services: Services, endpoint: SocketHandle, sock: Any, file: Any, offset: int, remaining: int
 ) -> int:
-    if loop.transmits_running < TRANSMITS_MAX and endpoint.transmits:
-        loop.transmits_running += 1
+    if services.transmits_running < TRANSMITS_MAX and endpoint.transmits:
+        services.transmits_running += 1
         try:
-            return await _transmit(loop, endpoint, sock, file, offset, min(remaining, TRANSMIT_CHUNK))
+            return await _transmit(services, endpoint, sock, file, offset, min(remaining, TRANSMIT_CHUNK))
         finally:
-            loop.transmits_running -= 1
-    data = await loop.run_in_executor(None, _read_at, file, offset, min(remaining, READ_CHUNK))
+            services.transmits_running -= 1
+    data = await services.loop.run_in_executor(None, _read_at, file, offset, min(remaining, READ_CHUNK))
     if not data:
         raise EOFError(f"the file became shorter while it was sent: nothing at {offset}")
-    await _send_bytes(loop, endpoint, data)
+    await _send_bytes(services, endpoint, data)
     return len(data)
 
 
-async def _send_bytes(loop: "IocpEventLoop", endpoint: StreamHandle, data: bytes) -> None:
+async def _send_bytes(services: Services, endpoint: StreamHandle, data: bytes) -> None:
     operation = endpoint.send_operation(_undelivered)
     endpoint.set_send_vector(operation, [data])
-    await _submit(loop, operation)
+    await _submit(services, operation)
 
 
-async def _transmit(
-    loop: "IocpEventLoop", endpoint: SocketHandle, sock: Any, file: Any, offset: int, count: int
-) -> int:
+async def _transmit(services: Services, endpoint: SocketHandle, sock: Any, file: Any, offset: int, count: int) -> int:
     operation = endpoint.transmit_operation(_undelivered, sock, file, offset, count)
-    sent: int = await _submit(loop, operation)
+    sent: int = await _submit(services, operation)
     if not sent:
         raise EOFError(f"the file became shorter while it was sent: nothing at {offset}")
     return sent
 
 
-def _submit(loop: "IocpEventLoop", operation: Any) -> OperationFuture:
-    future = OperationFuture(loop.proactor, operation, lambda _operation, byte_count: byte_count, loop)
-    loop.proactor.submit(operation)
+def _submit(services: Services, operation: Any) -> OperationFuture:
+    future = OperationFuture(services.proactor, operation, lambda _operation, byte_count: byte_count, services.loop)
+    services.proactor.submit(operation)
     return future
 
 

@@ -8,7 +8,7 @@ import contextlib
 import contextvars
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._asyncio import _private as private
 from .._handles._base import StreamHandle
@@ -19,11 +19,9 @@ from ._lingering import Lingering
 from ._reader import Reader
 from ._reading import ENDED, IDLE, PAUSED, STOPPED
 from ._repeatable import repeatable
+from ._services import Services
 from ._writer import Writer
 from ._writing import EOF
-
-if TYPE_CHECKING:
-    from .._loop._event_loop import IocpEventLoop
 
 
 class StreamTransport(EndpointTransport):
@@ -43,7 +41,7 @@ class StreamTransport(EndpointTransport):
 
     def __init__(
         self,
-        loop: "IocpEventLoop",
+        services: Services,
         endpoint: StreamHandle,
         handle: Any,
         protocol: Any,
@@ -60,7 +58,7 @@ class StreamTransport(EndpointTransport):
             for name, fact in extra.items():
                 facts[name] = fact
         facts.handle, facts.addresses = handle, addresses
-        super().__init__(loop, endpoint, handle, facts, context)
+        super().__init__(services, endpoint, handle, facts, context)
         if server is not None:
             # Before anything else: a server that its own protocol factory closed refuses.
             try:
@@ -72,13 +70,13 @@ class StreamTransport(EndpointTransport):
         self._lingering: Lingering | None = None  # from `end` to connection_lost()
         try:
             self._begin(endpoint, handle, protocol)
-            loop.call_soon(self._start, waiter, context=self.context)
+            services.loop.call_soon(self._start, waiter, context=self.context)
         except BaseException as exc:
             if server is not None:
                 private.detach(server, self)  # Which would wait for it when it is closed.
             if isinstance(exc, Exception):  # What an interrupt has left is closed with the object.
                 self._handle = None
-                loop.proactor.close_endpoint(endpoint)
+                services.proactor.close_endpoint(endpoint)
             raise
 
     def _begin(self, endpoint: StreamHandle, handle: Any, protocol: Any) -> None:
@@ -185,7 +183,7 @@ class StreamTransport(EndpointTransport):
                 if not is_ended:
                     self._handle.shutdown(socket.SHUT_WR)
                 if not peer_has_ended and isinstance(endpoint, OverlappedSocket):
-                    self._lingering = Lingering(self.loop.lingerings, endpoint)
+                    self._lingering = Lingering(self.services.lingerings, endpoint)
                     self._queue_connection_lost()
                     self._lingering.take_over(endpoint)
         except (OSError, MemoryError):

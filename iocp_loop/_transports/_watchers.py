@@ -10,15 +10,13 @@ again before the next wait, and by then its data must have been taken, or it wou
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._asyncio import _private as private
+from .._core._proactor import Proactor
 from .._handles import _readiness
 from .._handles._readiness import Interest, Registration
 from .._win32.constants import WsaError
-
-if TYPE_CHECKING:
-    from .._loop._event_loop import IocpEventLoop
 
 
 class _Watcher:
@@ -54,9 +52,9 @@ class _Watcher:
 class Watchers:
     """The readers and writers of one loop. Used from the loop's thread only."""
 
-    def __init__(self, loop: "IocpEventLoop") -> None:
+    def __init__(self, loop: Any, proactor: Proactor) -> None:
         self._loop = loop
-        self.proactor = loop.proactor
+        self.proactor = proactor
         self._table: dict[tuple[int, Interest], _Watcher] = {}
 
     def add(self, interest: Interest, fileobj: Any, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -96,7 +94,7 @@ class Watchers:
         """Forget everybody; the loop is closing."""
         for watcher in list(self._table.values()):
             self._remove(watcher)
-        self._loop = None  # type: ignore[assignment]  # Nobody asks it any more.
+        self._loop = None  # Nobody asks it any more.
 
     def forget(self, watcher: _Watcher) -> None:
         """Drop a watcher whose registration is over."""

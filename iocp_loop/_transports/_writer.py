@@ -27,10 +27,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._asyncio import _private as private
-from .._core._operation import SEND_MAX, OverlappedEx
+from .._core._operation import SEND_MAX, OverlappedEx, ignore
 from .._handles._base import StreamHandle, error_of
 from .._win32.errors import is_shortage
-from ._base import ignore
 from ._flow import HIGH_WATER_DEFAULT, FlowControl
 from ._send_queue import SendQueue, as_bytes_like
 from ._writing import CLOSING, CORKED, DIRECT, EMPTY, EOF, FLUSHING, GATHERING, LOST, NONE, SENDFILE, SHUT, Refusal
@@ -69,7 +68,6 @@ class Writer:
         "_endpoint",
         "_gathers",
         "_last_turn",
-        "_loop",
         "_operation",
         "_proactor",
         "_queue",
@@ -79,6 +77,7 @@ class Writer:
         "_spent",
         "_spent_turn",
         "_taken",
+        "_turn",
         "flow",
         "phase",
         "refusal",
@@ -90,7 +89,7 @@ class Writer:
     def __init__(self, transport: "StreamTransport", endpoint: StreamHandle, send_now: Callable[[Any], int]) -> None:
         self.transport = transport
         self._endpoint = endpoint
-        self._proactor = transport.loop.proactor
+        self._proactor = transport.services.proactor
         self._send_now = send_now
         self.phase = DIRECT
         self.refusal = NONE
@@ -98,7 +97,7 @@ class Writer:
         self._room = 0  # bytes: below this size of the queue, a write has only to be added to it; 0: to none
         self._taken = 0  # bytes of gathered sends that were taken whole, since one was not
         self._refused_at = 0.0  # when a send was not taken whole, on the loop's clock
-        self._loop = transport.loop
+        self._turn = transport.services.turn
         self._last_turn = -1  # the one with the last direct write
         self._spent_turn = -1  # the last one in which much was sent before it ended
         self._spent = 0  # and how much; see TURN_SIZE_MAX
@@ -135,7 +134,7 @@ class Writer:
             self._write_otherwise(data)
             return
         size = len(data)
-        turn = self._loop.turn
+        turn = self._turn.number
         if turn == self._last_turn and self._endpoint.sends_at_once:
             if size < CORKED_SIZE_MAX or self._has_spent():
                 self._gathers = True
@@ -164,7 +163,7 @@ class Writer:
         queue.add(data)
         if self._endpoint.sends_at_once:
             self._send_gathered()
-            self._last_turn = self._loop.turn
+            self._last_turn = self._turn.number
         else:
             self._flush()
         self.flow.grown(queue.size)
@@ -200,7 +199,7 @@ class Writer:
             self.write(b"".join(chunks))
         else:
             # As if it had been gathered during the turn that ends now.
-            turn = self._loop.turn
+            turn = self._turn.number
             is_first, self._last_turn = turn != self._last_turn, turn
             queue = self._made_queue()
             queue.add_all(filter(None, chunks), size)
@@ -247,7 +246,7 @@ class Writer:
             self._send_gathered()
             if self.flow.may_resume(queue.size):
                 # Not here, in the middle of a write.
-                self._loop.call_soon(self._resume, context=self.transport.context)
+                self.transport.loop.call_soon(self._resume, context=self.transport.context)
 
     def _made_queue(self) -> SendQueue:
         queue = self._queue
@@ -260,18 +259,18 @@ class Writer:
         self.phase = CORKED
         limit = self._corked_limit()
         self._room = max(limit, self.flow.high + 1) if self._has_spent() else limit
-        self._loop.corked.append(self)
+        self._turn.corked.append(self)
 
     def _has_spent(self) -> bool:
         """Whether this turn has sent all that one may before it ends."""
-        turn = self._loop.turn
+        turn = self._turn.number
         if self._spent_turn != turn or not turn:
             self._spent_turn, self._spent = turn, 0
         return self._spent >= TURN_SIZE_MAX
 
     def _corked_limit(self) -> int:
         """How much is gathered before it is sent."""
-        if not self._loop.turn:
+        if not self._turn.number:
             return 0
         if self.flow.was_set:
             return min(self.flow.high, CORKED_SIZE_MAX)
@@ -296,7 +295,7 @@ class Writer:
         try:
             if len(queue.pieces) == 1:
                 # Alone in its turn, or much by itself: nothing is gained by letting the next one wait.
-                self._gathers = self._last_turn == self._loop.turn and size < CORKED_SIZE_MAX
+                self._gathers = self._last_turn == self._turn.number and size < CORKED_SIZE_MAX
                 self._send_piece(queue)
             elif size <= CORKED_SIZE_MAX:
                 self._send_joined(queue)
@@ -328,7 +327,7 @@ class Writer:
 
     def _send_joined(self, queue: SendQueue) -> None:
         """Send all of the queue in one call; what that does not take is one piece from now on."""
-        with self._loop.join_buffer.join(queue.pieces) as data:
+        with self.transport.services.join_buffer.join(queue.pieces) as data:
             sent = self._send_now(data)
             if sent == len(data):
                 queue.clear()
@@ -345,7 +344,7 @@ class Writer:
     def _flush_refused(self) -> None:
         """To FLUSHING, because the kernel does not take all at once."""
         self._taken = 0
-        self._refused_at = self._loop.time()
+        self._refused_at = self.transport.loop.time()
         self._flush()
 
     def _flush(self) -> None:
@@ -382,7 +381,7 @@ class Writer:
         if queue.pieces:
             self._flush()
         else:
-            if self._loop.time() - self._refused_at <= FAST_S:
+            if self.transport.loop.time() - self._refused_at <= FAST_S:
                 self._taken = PROOF_SIZE
             self._rest()
         if self.flow.paused and self.phase is not LOST:
@@ -461,7 +460,8 @@ class Writer:
         """
         if self._empty_waiter is not None:
             raise RuntimeError("Empty waiter is already set")
-        waiter = self._empty_waiter = self._loop.create_future()
+        waiter: asyncio.Future[None] = self.transport.loop.create_future()
+        self._empty_waiter = waiter
         self._refuse_from_now_on(SENDFILE)
         if self.phase is SHUT or self.phase is LOST:
             waiter.set_result(None)

@@ -393,7 +393,7 @@ def main(package, loop_name, when, scenario):
             answers.append(asyncio.run(run()) == answers[0])
     loop.run_until_complete(asyncio.sleep(0.05))
     if loop_name == "ours":
-        assert len(loop.proactor.pending) == loop.signals.receives_pending, loop.proactor.pending
+        assert len(loop.proactor.pending) == loop._signals.receives_pending, loop.proactor.pending
     loop.close()
     return answers, reports
 

@@ -75,20 +75,20 @@ class FakeLoop(IocpEventLoop):
             endpoint = self.proactor.register(OverlappedSocket(sock.fileno(), sock), skip_port=skip_port)
         else:
             endpoint = open_socket(self.proactor, sock, sock)  # type: ignore[arg-type]
-        transport = StreamTransport(self, endpoint, sock, protocol)  # type: ignore[arg-type]
+        transport = StreamTransport(self._services, endpoint, sock, protocol)  # type: ignore[arg-type]
         self.transports.add(transport)
         return transport
 
     def datagram_transport(self, sock: FakeDatagramSocket, protocol: Any, address: Any = None) -> DatagramTransport:
         """As `_make_datagram_transport`."""
         endpoint = open_socket(self.proactor, sock, sock)  # type: ignore[arg-type]
-        transport = DatagramTransport(self, endpoint, sock, protocol, address)  # type: ignore[arg-type]
+        transport = DatagramTransport(self._services, endpoint, sock, protocol, address)  # type: ignore[arg-type]
         self.transports.add(transport)
         return transport
 
     def pipe_transport(self, cls: type[StreamTransport], pipe: FakePipeEnd, protocol: Any) -> StreamTransport:
         """As `_make_pipe_transport`."""
         endpoint = _pipes.open_overlapped(self.proactor, pipe.fileno(), pipe)
-        transport = cls(self, endpoint, pipe, protocol)
+        transport = cls(self._services, endpoint, pipe, protocol)
         self.transports.add(transport)
         return transport

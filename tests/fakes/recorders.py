@@ -168,7 +168,7 @@ class StreamStage(BaseStage):
             case 7:
                 transport.set_write_buffer_limits(random.choice((0, 10, 1000)))
             case 8:
-                self.loop.idle_rounds.go()
+                self.loop._services.idle_rounds.go()
 
     def meddle(self):
         if self.budget and self.random.random() < 0.3:

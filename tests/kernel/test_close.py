@@ -77,7 +77,7 @@ def test_pending_futures_of_a_closed_loop_hold_no_operation(nothing_left):
     ours.setblocking(False)
 
     async def start():
-        future = loop._futures.recv(ours, 10)
+        future = loop._stdlib_proactor.recv(ours, 10)
         await turns()
         return [future]
 
@@ -131,7 +131,7 @@ def test_a_loop_with_a_thousand_pending_operations_closes_quickly(nothing_left):
         for ours, _ in pairs:
             ours.setblocking(False)
             for _ in range(10):
-                loop._futures.recv(ours, 10)
+                loop._stdlib_proactor.recv(ours, 10)
 
     loop.run_until_complete(start())
     assert len(loop.proactor.pending) > 900

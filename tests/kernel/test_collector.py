@@ -182,7 +182,7 @@ async def a_connection_that_lingers(loop):
     await asyncio.sleep(0.01)
     transport.close()
     await asyncio.sleep(0.01)
-    assert loop.lingerings
+    assert loop._services.lingerings
     right.close()
 
 

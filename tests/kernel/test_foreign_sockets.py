@@ -249,7 +249,7 @@ async def test_bare_sockets_accept_and_connect(other):
             await here().sock_sendall(conn, b"hello")
             assert await here().sock_recv(sock, 100) == b"hello"
             # What was accepted is nobody's yet, and so it is ours.
-            assert isinstance(here()._futures.endpoint(conn), OverlappedSocket)
+            assert isinstance(here()._stdlib_proactor.endpoint(conn), OverlappedSocket)
     await nothing_polled()
 
 
@@ -478,7 +478,7 @@ def test_a_socket_of_a_loop_that_was_closed_is_served_by_the_next():
                 assert receive_exactly(peer, 2) == b"ok"
                 with pytest.raises(asyncio.TimeoutError):
                     loop.run_until_complete(asyncio.wait_for(loop.sock_recv(sock, 10), 0.01))
-                loop.proactor.forget(loop._futures.endpoint(sock))
+                loop.proactor.forget(loop._stdlib_proactor.endpoint(sock))
 
 
 def test_the_standard_loop_with_our_proactor_serves_such_sockets_too(other):
@@ -526,7 +526,7 @@ async def test_a_blocking_socket_of_another_port_is_refused(other):
     with sock, peer:
         sock.setblocking(True)
         with pytest.raises(ValueError, match="non-blocking"):
-            here()._futures.recv(sock, 10)
+            here()._stdlib_proactor.recv(sock, 10)
 
 
 def test_closing_a_loop_with_such_operations_outstanding_is_quick_and_leaves_nothing(other):

@@ -112,7 +112,7 @@ async def test_a_future_that_was_settled_behind_the_loops_back_does_not_end_the_
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
-        future = here()._futures.recv(ours, 100)
+        future = here()._stdlib_proactor.recv(ours, 100)
         await turns()
         future.set_result(b"mine")
         theirs.send(b"theirs")

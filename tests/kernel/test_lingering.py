@@ -67,7 +67,7 @@ async def test_a_client_that_is_told_before_it_has_asked_gets_the_answer():
 
     async with serving(Overloaded) as (_, address):
         with client(address) as sock:
-            await until(lambda: here().lingerings)
+            await until(lambda: here()._services.lingerings)
             assert await asyncio.to_thread(send_all_and_then_read, sock) == b"503"
 
 
@@ -115,7 +115,7 @@ async def test_abort_does_not_shut_down():
     async with connected() as (transport, protocol, _):
         transport.abort()
         assert await protocol.gone() is None
-        assert not here().lingerings
+        assert not here()._services.lingerings
 
 
 async def test_a_silent_peer_costs_a_handle_for_a_moment_only():
@@ -123,7 +123,7 @@ async def test_a_silent_peer_costs_a_handle_for_a_moment_only():
         begun = here().time()
         transport.close()
         assert await protocol.gone() is None
-        assert len(here().lingerings) == 1
+        assert len(here()._services.lingerings) == 1
         await until(lambda: not here().outstanding())
         assert SILENCE_S <= here().time() - begun < LINGER_S
         assert receive_all(peer) == b""
@@ -150,7 +150,7 @@ def test_a_loop_that_closes_closes_what_lingers():
         transport.write(b"last words")
         transport.close()
         await protocol.gone()
-        assert loop.lingerings
+        assert loop._services.lingerings
 
     loop.run_until_complete(main())
     super(WatchedLoop, loop).close()

@@ -117,7 +117,7 @@ def test_a_datagram_is_given_to_the_receive_that_waits_with_its_sender(family):
                 left.setblocking(False)
                 waiting = asyncio.ensure_future(loop.sock_recvfrom(left, 100))
                 await asyncio.sleep(0)
-                loop._futures.give_back_datagram(left, b"datagram", right.getsockname())
+                loop._stdlib_proactor.give_back_datagram(left, b"datagram", right.getsockname())
                 assert await asyncio.wait_for(waiting, 10) == (b"datagram", right.getsockname())
 
         loop.run_until_complete(talk())

@@ -235,7 +235,7 @@ async def test_cancelled_in_the_middle_the_file_is_let_go_and_the_next_one_is_se
         with pytest.raises(asyncio.CancelledError):
             await sending
         assert not transmits_pending()
-        assert here().transmits_running == 0
+        assert here()._services.transmits_running == 0
         large.seek(0)  # Usable, and nobody else moves its position any more.
         assert large.read(100) == pattern(100)
 
@@ -264,7 +264,7 @@ async def test_a_peer_that_is_gone_in_the_middle_is_a_connection_error(large, ba
         async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(ConnectionError):
                 await sending
-        assert here().transmits_running == 0
+        assert here()._services.transmits_running == 0
 
 
 async def test_a_transport_aborted_in_the_middle_is_a_connection_error(large):

@@ -182,7 +182,7 @@ def test_ctrl_c_still_wakes_a_loop_after_another_one_was_closed(nothing_left):
 @pytest.mark.parametrize("breakage", ["closed by its peer", "reset"])
 async def test_a_wake_up_socket_that_breaks_is_replaced_and_not_spun_on(breakage):
     """A VPN or sleep breaks loopback connections: the stdlib's loop reads the end of file for ever, at 100 % CPU."""
-    signals = here().signals
+    signals = here()._signals
     broken = signals._sender
     if breakage == "reset":
         reset(broken)

@@ -172,11 +172,11 @@ def test_a_broken_wakeup_pair_is_replaced_and_signals_wake_us_again(nothing_left
     """The receiving end sees an end of file, as after sleep or a VPN change."""
     with running() as loop:
         loop.run_until_complete(turns())
-        old = loop.signals._sender
+        old = loop._signals._sender
         old.shutdown(socket.SHUT_WR)
 
         async def replaced():
-            while loop.signals._sender is old:
+            while loop._signals._sender is old:
                 await asyncio.sleep(0.001)
 
         loop.run_until_complete(asyncio.wait_for(replaced(), 20))
@@ -192,7 +192,7 @@ def test_a_loop_in_another_thread_leaves_the_descriptor_alone(nothing_left):
     def run():
         with running() as loop:
             loop.run_until_complete(turns())
-            seen.append(loop.signals._sender)
+            seen.append(loop._signals._sender)
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -37,9 +37,9 @@ async def rest(transport):
 async def bring_to(transport, state):
     """Let nothing come until the transport is in that state of rest."""
     await turns()
-    here().idle_rounds.go()
+    here()._services.idle_rounds.go()
     if state is not Idleness.QUIET:
-        here().idle_rounds.go()
+        here()._services.idle_rounds.go()
     if state is Idleness.RESTING:
         await until(lambda: idleness(transport) is Idleness.RESTING)
     assert idleness(transport) is state
@@ -344,7 +344,7 @@ async def test_a_message_within_each_round_keeps_a_connection_awake():
     async with connected() as (transport, protocol, peer):
         await turns()
         for _ in range(3):
-            here().idle_rounds.go()
+            here()._services.idle_rounds.go()
             assert idleness(transport) is Idleness.QUIET
             peer.sendall(b"here")
             await protocol.receives(4)
@@ -356,12 +356,12 @@ async def test_data_that_come_while_the_receive_is_being_cancelled_are_delivered
     """The cancel finds the receive done: its packet brings the data, and nobody rests."""
     async with connected() as (transport, protocol, peer):
         await turns()
-        here().idle_rounds.go()
+        here()._services.idle_rounds.go()
         operation = transport._reader._operation
         peer.sendall(b"just now")
         # Until the kernel has finished, without letting the loop see it.
         wait_until(lambda: operation.Internal != 0x103)
-        here().idle_rounds.go()
+        here()._services.idle_rounds.go()
         assert idleness(transport) is Idleness.SHEDDING
         assert await protocol.receives(8) == b"just now"
         assert idleness(transport) is Idleness.AWAKE
@@ -390,7 +390,7 @@ async def test_a_connection_can_be_closed_in_every_state_of_rest(state, end):
         await bring_to(transport, state)
         getattr(transport, end)()
         assert await protocol.gone() is None
-        assert here().idle_rounds._buffers == 0
+        assert here()._services.idle_len(rounds) == 0
 
 
 @pytest.mark.parametrize("state", [Idleness.QUIET, Idleness.SHEDDING, Idleness.RESTING])
@@ -434,8 +434,8 @@ async def test_many_idle_connections_come_to_rest_by_themselves_and_then_nothing
     async with serving(serve) as (_, address):
         clients = [client(address) for _ in range(count)]
         await until(lambda: len(protocols) == count and all(each.transport for each in protocols))
-        await until(lambda: here().idle_rounds._buffers < _idle.BUFFERS_MIN, "buffers given back")
-        await until(lambda: not here().idle_rounds._is_going, "an end of the rounds")
+        await until(lambda: here()._services.idle_len(rounds) < _idle.BUFFERS_MIN, "buffers given back")
+        await until(lambda: not here()._services.idle_rounds._is_going, "an end of the rounds")
         for number, sock in enumerate(clients):
             sock.sendall(bytes([number]))
         await until(lambda: all(each.received for each in protocols))

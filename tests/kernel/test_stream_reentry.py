@@ -223,12 +223,12 @@ async def test_a_drain_lets_others_run_however_much_the_kernel_takes():
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         writer = asyncio.StreamWriter(transport, protocol, reader, here())
-        in_one_turn, most, turn = 0, 0, here().turn
+        in_one_turn, most, turn = 0, 0, here()._turn.number
         for _ in range(2000):
             writer.write(bytes(4 * KIB))
             await writer.drain()
-            if here().turn != turn:
-                in_one_turn, turn = 0, here().turn
+            if here()._turn.number != turn:
+                in_one_turn, turn = 0, here()._turn.number
             in_one_turn += 4 * KIB
             most = max(most, in_one_turn)
         assert most <= _writer.TURN_SIZE_MAX + _writer.CORKED_SIZE_MAX + 2 * 64 * KIB
@@ -268,8 +268,8 @@ async def test_a_transport_whose_making_an_interrupt_cuts_short_closes_its_socke
         raise KeyboardInterrupt
 
     reports, made = [], []
-    take = here()._futures.take
-    monkeypatch.setattr(here()._futures, "take", lambda sock: made.append(sock) or take(sock))
+    take = here()._stdlib_proactor.take
+    monkeypatch.setattr(here()._stdlib_proactor, "take", lambda sock: made.append(sock) or take(sock))
     monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(report.exc_value))
     monkeypatch.setattr(_stream.StreamTransport, "_reader_type", interrupt)
     with socket.create_server((LOCALHOST, 0)) as listener, pytest.warns(ResourceWarning, match="unclosed transport"):

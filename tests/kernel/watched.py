@@ -158,7 +158,7 @@ class WatchedLoop(iocp_loop.IocpEventLoop):
 
     def outstanding(self) -> list[Any]:
         """Operations outstanding, and handles that we must close; those of the loop's own are not counted."""
-        own = self.signals._operation
+        own = self._signals._operation
         operations = [operation for operation in self.proactor.pending.values() if operation is not own]
         own_endpoint = None if own is None else own.endpoint
         endpoints = [
@@ -179,7 +179,7 @@ class WatchedLoop(iocp_loop.IocpEventLoop):
 def pending(io_type: IoType, loop: Any = None) -> list[Any]:
     """Operations of one type that are outstanding; the receive that signals wake the loop by is not counted."""
     loop = loop or here()
-    return [op for op in loop.proactor.pending.values() if op.io_type is io_type and op is not loop.signals._operation]
+    return [op for op in loop.proactor.pending.values() if op.io_type is io_type and op is not loop._signals._operation]
 
 
 def here() -> WatchedLoop:

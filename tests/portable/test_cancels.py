@@ -10,11 +10,10 @@ from fakes.recorders import StreamStage, wait_until_connected
 from fakes.stage import BaseStage, Interrupted
 
 from iocp_loop._core._cancels import CANCELS_MAX
-from iocp_loop._core._operation import IoType, ThreadOperation
+from iocp_loop._core._operation import IoType, ThreadOperation, ignore
 from iocp_loop._core._proactor import Proactor
 from iocp_loop._handles._opening import open_socket
 from iocp_loop._handles._sockets import OverlappedSocket
-from iocp_loop._transports._base import ignore
 from iocp_loop._win32.constants import Status
 
 LAYERED = ["base", "all", "flat", "mute"]
@@ -35,7 +34,7 @@ class Stage(BaseStage):
     def __init__(self, seed=0, chances=None, layered=""):
         super().__init__(seed, chances)
         self.kernel.layered = layered
-        self.futures = self.loop._futures
+        self.futures = self.loop._stdlib_proactor
         self.socks = list(self.kernel.socketpair())
         for sock in self.socks:
             self.know(sock)

@@ -18,7 +18,7 @@ class Stage:
         self.kernel = FakeKernel(seed, chances)
         self.random = self.kernel.random
         self.loop = FakeLoop(self.kernel)
-        self.futures = self.loop._futures
+        self.futures = self.loop._stdlib_proactor
         self.socks = self.kernel.socketpair()
         for sock in self.socks:
             skip_port = self.random.random() < 0.7

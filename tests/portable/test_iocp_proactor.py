@@ -33,7 +33,7 @@ class Stage(BaseStage):
 
     def __init__(self, seed=0, chances=None):
         super().__init__(seed, chances)
-        self.futures = self.loop._futures
+        self.futures = self.loop._stdlib_proactor
         self.mine = []
 
     def known(self, sock):

@@ -31,7 +31,7 @@ class Stage(StreamStage):
 
 
 async def until_over(stage):
-    while stage.loop.lingerings:
+    while stage.loop._services.lingerings:
         await asyncio.sleep(0.01)
 
 
@@ -182,11 +182,11 @@ def test_it_ends_with_the_loop():
 
     async def scenario():
         await answer_and_close(stage)
-        assert len(stage.loop.lingerings) == 1
+        assert len(stage.loop._services.lingerings) == 1
 
     stage.play(scenario)
     assert stage.sock.closed
-    assert not stage.loop.lingerings
+    assert not stage.loop._services.lingerings
 
 
 @pytest.mark.parametrize("moment", ["at once", "paused", "in the middle of a large write", "after its end of file"])
@@ -253,7 +253,7 @@ def test_an_abort_does_not_linger_nor_does_the_end_of_a_connection_whose_peer_ha
                 await stage.ours.eof
                 stage.ours.transport.close()
             assert await stage.ours.lost is None
-            assert not stage.loop.lingerings
+            assert not stage.loop._services.lingerings
             assert stage.sock.closed
 
         stage.play(scenario)
@@ -266,7 +266,7 @@ def test_an_idle_connection_that_has_given_its_buffer_back_lingers_too():
     async def scenario():
         await asyncio.sleep(0.01)
         for _ in range(3):
-            stage.loop.idle_rounds.go()
+            stage.loop._services.idle_rounds.go()
             await asyncio.sleep(0.01)
         await answer_and_close(stage)
         stage.peer.send(b"more")

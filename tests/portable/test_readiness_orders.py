@@ -98,7 +98,7 @@ def test_operations_on_foreign_sockets_are_given_up_without_loss(schedules):
 
         def known(sock):
             kernel.give_away(sock)
-            loop._futures.adopt(sock, open_socket(loop.proactor, sock))
+            loop._stdlib_proactor.adopt(sock, open_socket(loop.proactor, sock))
             return sock
 
         async def patiently(make):
@@ -129,11 +129,11 @@ def test_operations_on_foreign_sockets_are_given_up_without_loss(schedules):
             assert received == message
             await sending
             for sock in (listener, client, accepted):
-                loop.proactor.forget(loop._futures.endpoint(sock))
+                loop.proactor.forget(loop._stdlib_proactor.endpoint(sock))
                 sock.close()
 
         async def connect(sock, address):
-            await loop._futures.connect(sock, address)
+            await loop._stdlib_proactor.connect(sock, address)
 
         stage.run(scenario())
         assert loop.reports == []

@@ -180,7 +180,7 @@ def play(seed, folder, *, wildly, memory_error=0.0):
         for file in stage.open_files:
             file.close()
     stage.check_books()
-    assert stage.loop.transmits_running == 0
+    assert stage.loop._services.transmits_running == 0
     return stage
 
 

@@ -291,7 +291,7 @@ class Stage(BaseStage):
 def known(stage):
     """As a `socket.socket` would be."""
     endpoint = open_socket(stage.loop.proactor, stage.sock)
-    stage.loop._futures.adopt(stage.sock, endpoint)
+    stage.loop._stdlib_proactor.adopt(stage.sock, endpoint)
     return stage.sock
 
 

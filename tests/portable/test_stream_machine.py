@@ -118,7 +118,7 @@ class StreamMachine(RuleBasedStateMachine):
 
     @rule()
     def an_idle_round(self):
-        self.stage.loop.idle_rounds.go()
+        self.stage.loop._services.idle_rounds.go()
 
     # -- the kernel and the peer -------------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class StreamMachine(RuleBasedStateMachine):
 
     @property
     def is_in_a_turn(self):
-        return bool(self.stage.loop.corked) or bool(self.stage.loop.callbacks)
+        return bool(self.stage.loop._turn.corked) or bool(self.stage.loop._turn.callbacks)
 
     def teardown(self):
         """Everything that is on its way arrives; then the connection is closed, and nothing is left."""

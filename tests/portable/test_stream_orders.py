@@ -532,7 +532,7 @@ def test_a_closed_transport_keeps_no_operation():
         operations.extend(map(weakref.ref, stage.loop.proactor.pending.values()))
         end.transport.close()
         await end.lost
-        while stage.loop.lingerings:  # Until the peer has closed, too.
+        while stage.loop._services.lingerings:  # Until the peer has closed, too.
             await asyncio.sleep(0.01)
 
     gc.disable()

@@ -269,15 +269,15 @@ def test_silent_connections_give_their_buffers_back_and_take_one_when_something_
     stage = StreamStage(0, Chances(**CALM))
     pairs = [stage.kernel.socketpair() for _ in range(6)]
     ends = [stage.end(sock, skip_port=True) for sock, _ in pairs]
-    rounds = stage.loop.idle_rounds
+    rounds = stage.loop._services.idle_rounds
 
     async def scenario():
         await quiet()
-        assert len(with_buffers(stage)) == rounds._buffers == 6
+        assert len(with_buffers(stage)) == len(rounds) == 6
         await asyncio.sleep(_idle.ROUND_S + 1)
         pairs[0][1].deliver(b"here")
         await asyncio.sleep(_idle.ROUND_S)
-        assert len(with_buffers(stage)) == rounds._buffers == 1
+        assert len(with_buffers(stage)) == len(rounds) == 1
         assert ends[0].received == b"here"
         # A few have one: no timer wakes the loop for them.
         await asyncio.sleep(2 * _idle.ROUND_S)
@@ -286,18 +286,18 @@ def test_silent_connections_give_their_buffers_back_and_take_one_when_something_
             peer.deliver(b"again")
             await quiet()
             assert end.received.endswith(b"again")
-        assert len(with_buffers(stage)) == rounds._buffers == 6
+        assert len(with_buffers(stage)) == len(rounds) == 6
         # The rounds go on, and find them silent again.
         await asyncio.sleep(3 * _idle.ROUND_S)
-        assert len(with_buffers(stage)) == rounds._buffers == 0
+        assert len(with_buffers(stage)) == len(rounds) == 0
         pairs[1][1].deliver(b"awake")
         await quiet()
-        assert rounds._buffers == 1
+        assert len(rounds) == 1
         for end, (_, peer) in zip(ends, pairs, strict=True):
             end.transport.abort()
             await end.lost
             peer.close()
-        assert rounds._buffers == 0
+        assert len(rounds) == 0
 
     stage.run(scenario())
 
@@ -311,9 +311,9 @@ def test_a_round_cancels_a_few_in_each_turn(monkeypatch):
 
     async def scenario():
         await quiet()
-        stage.loop.idle_rounds.go()
+        stage.loop._services.idle_rounds.go()
         counts = []
-        stage.loop.idle_rounds.go()
+        stage.loop._services.idle_rounds.go()
         for _ in range(4):
             counts.append(stage.kernel.calls.get("CancelIoEx", 0))
             await asyncio.sleep(0)
@@ -351,7 +351,7 @@ def test_a_cancel_without_memory_is_asked_before_the_next_wait(monkeypatch):
     async def scenario():
         await asyncio.sleep(_idle.ROUND_S + 1)
         stage.kernel.chances.memory_error = 1
-        stage.loop.idle_rounds._go_on_time()
+        stage.loop._services.idle_rounds._go_on_time()
         stage.kernel.chances.memory_error = 0
         await asyncio.sleep(0)
         assert not with_buffers(stage)
@@ -376,7 +376,7 @@ def test_a_round_that_fails_is_reported_and_the_next_one_comes(monkeypatch):
         with monkeypatch.context() as now:
             now.setattr(stage.kernel, "CancelIoEx", refuse)
             with pytest.raises(RuntimeError, match="from the kernel"):
-                stage.loop.idle_rounds._go_on_time()
+                stage.loop._services.idle_rounds._go_on_time()
         assert with_buffers(stage)
         await asyncio.sleep(2 * _idle.ROUND_S)
         assert not with_buffers(stage)
@@ -492,7 +492,7 @@ class Server:
 def accepted(stage, server, protocol, **options):
     sock, peer = stage.kernel.socketpair()
     endpoint = stage.loop.proactor.register(OverlappedSocket(sock.fileno(), sock), skip_port=True)
-    return StreamTransport(stage.loop, endpoint, sock, protocol, server=server, **options), sock, peer
+    return StreamTransport(stage.loop._services, endpoint, sock, protocol, server=server, **options), sock, peer
 
 
 def test_names_come_from_the_accept_and_the_server_knows_its_connections():

@@ -112,7 +112,7 @@ class TlsStage(StreamStage):
     async def begin(self, end, index):
         context, options = tls_options(index)
         waiter = self.loop.create_future()
-        self.loop._futures.adopt(
+        self.loop._stdlib_proactor.adopt(
             end.sock, self.loop.proactor.register(OverlappedSocket(end.sock.fileno()), skip_port=True)
         )
         self.loop._make_ssl_transport(end.sock, end, context, waiter, **options)
