@@ -6,16 +6,30 @@ of each is received straight into the protocol's.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from ._reader import Reader
+from ._connection import Connection
 
 # Rounds of direct reading before other connections get their turn.
 DIRECT_ROUNDS_MAX = 8
 
 
-def deliver(reader: "Reader", data: bytes, receive_into: Callable[[Any], int] | None) -> None:
+class Fed(Protocol):
+    """A reader, as far as its BufferedProtocol is concerned; see `Reader`."""
+
+    transport: Connection
+    protocol: Any
+    unfed: int
+
+    @property
+    def feeds(self) -> bool:
+        """Whether the protocol wants data now, by the socket's own call."""
+
+    def keep_for_later(self, rest: bytes) -> None:
+        """The protocol was interrupted: what it has not taken comes first, the next time."""
+
+
+def deliver(reader: Fed, data: bytes, receive_into: Callable[[Any], int] | None) -> None:
     """Give the reader's BufferedProtocol all of `data`; what it raises ends the connection.
 
     Args:
@@ -33,7 +47,7 @@ def deliver(reader: "Reader", data: bytes, receive_into: Callable[[Any], int] | 
         reader.transport.fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
 
 
-def _feed(reader: "Reader", data: bytes) -> None:
+def _feed(reader: Fed, data: bytes) -> None:
     """Copy data into the protocol's buffer, in as many rounds as its buffers need."""
     protocol, rest = reader.protocol, memoryview(data)
     try:
@@ -50,7 +64,7 @@ def _feed(reader: "Reader", data: bytes) -> None:
         raise
 
 
-def receive_directly(reader: "Reader", receive_into: Callable[[Any], int]) -> None:
+def receive_directly(reader: Fed, receive_into: Callable[[Any], int]) -> None:
     """More than the reader's buffer held is waiting: receive it where the protocol wants it, without a copy.
 
     Args:

@@ -1,8 +1,15 @@
 """When a transport asks its protocol to stop writing, and when to go on: asyncio's high and low water marks."""
 
-from typing import Any
+from typing import Protocol
 
 HIGH_WATER_DEFAULT = 64 * 1024
+
+
+class Told(Protocol):
+    """A transport."""
+
+    def tell_protocol(self, what: str) -> None:
+        """Call the protocol's method of that name, which takes nothing; what it raises is reported."""
 
 
 class FlowControl:
@@ -19,7 +26,7 @@ class FlowControl:
 
     __slots__ = ("_low", "_transport", "high", "paused", "was_set")
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: Told) -> None:
         self._transport = transport
         self.high, self._low = HIGH_WATER_DEFAULT, HIGH_WATER_DEFAULT // 4
         self.paused = self.was_set = False
@@ -40,7 +47,7 @@ class FlowControl:
 
     def release(self) -> None:
         """Forget the transport: it is closed, and nothing grows or shrinks any more."""
-        self._transport = None
+        self._transport = None  # type: ignore[assignment]  # Nothing is told any more.
         self.paused = False
 
     def grown(self, size: int) -> None:

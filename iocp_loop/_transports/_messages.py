@@ -1,17 +1,15 @@
 """A message-mode pipe: each write is one message, and so is each `data_received`, empty ones included."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._handles._base import Outcome, StreamHandle
+from ._connection import Connection
 from ._reader import Reader
 from ._reading import STOPPED
 from ._repeatable import repeatable
 from ._send_queue import MessageQueue, as_bytes_like
 from ._writer import Writer
 from ._writing import DIRECT, LOST, NONE
-
-if TYPE_CHECKING:
-    from ._stream import StreamTransport
 
 
 class MessageReader(Reader):
@@ -22,7 +20,7 @@ class MessageReader(Reader):
 
     __slots__ = ("_parts",)
 
-    def __init__(self, transport: "StreamTransport", endpoint: StreamHandle, direct: Any) -> None:
+    def __init__(self, transport: Connection, endpoint: StreamHandle, direct: Any) -> None:
         super().__init__(transport, endpoint, direct)
         self._parts: list[bytes] = []
 

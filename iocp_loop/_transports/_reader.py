@@ -19,18 +19,16 @@ while nothing comes. A buffer that was filled becomes the message itself, uncopi
 
 import asyncio
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._core._operation import OverlappedEx, ignore
 from .._handles._base import Outcome, StreamHandle, error_of, winerror_of
 from .._win32.constants import Error
 from .._win32.memory import address_of
 from ._buffered import deliver
+from ._connection import Connection
 from ._reading import AWAKE, BEHIND, DUE, ENDED, HELD, IDLE, OUT, PAUSED, QUIET, RESTING, SHEDDING, STOPPED, STRAIGHT
 from ._repeatable import repeatable
-
-if TYPE_CHECKING:
-    from ._stream import StreamTransport
 
 # Receive buffers, quiet to busy. 2 KiB holds an ordinary request, 128 KiB a large message with room to spare; for bulk
 # data 512 KiB was the best (docs/tried.md).
@@ -74,7 +72,7 @@ class Reader:
         "unfed",
     )
 
-    def __init__(self, transport: "StreamTransport", endpoint: StreamHandle, direct: Any) -> None:
+    def __init__(self, transport: Connection, endpoint: StreamHandle, direct: Any) -> None:
         self.transport = transport
         self._endpoint = endpoint
         self._proactor = transport.services.proactor

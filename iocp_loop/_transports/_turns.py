@@ -5,7 +5,11 @@ from typing import Any, Protocol
 
 
 class Gatherer(Protocol):
-    """A writer."""
+    """A writer.
+
+    Attributes:
+        transport: whose half it is.
+    """
 
     transport: Any
 
@@ -14,7 +18,11 @@ class Gatherer(Protocol):
 
 
 class Receiver(Protocol):
-    """A reader."""
+    """A reader.
+
+    Attributes:
+        transport: whose half it is.
+    """
 
     transport: Any
 

@@ -24,18 +24,16 @@ resume_writing() the last of a packet's delivery or of a turn's end. Each may wr
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._asyncio import _private as private
 from .._core._operation import SEND_MAX, OverlappedEx, ignore
 from .._handles._base import StreamHandle, error_of
 from .._win32.errors import is_shortage
+from ._connection import Connection
 from ._flow import HIGH_WATER_DEFAULT, FlowControl
 from ._send_queue import SendQueue, as_bytes_like
 from ._writing import CLOSING, CORKED, DIRECT, EMPTY, EOF, FLUSHING, GATHERING, LOST, NONE, SENDFILE, SHUT, Refusal
-
-if TYPE_CHECKING:
-    from ._stream import StreamTransport
 
 # What is gathered in a turn, and joined, before it is sent: for a peer that was seen to read, and for any other.
 CORKED_SIZE_MAX = 384 * 1024
@@ -86,7 +84,7 @@ class Writer:
 
     _queue_type = SendQueue
 
-    def __init__(self, transport: "StreamTransport", endpoint: StreamHandle, send_now: Callable[[Any], int]) -> None:
+    def __init__(self, transport: Connection, endpoint: StreamHandle, send_now: Callable[[Any], int]) -> None:
         self.transport = transport
         self._endpoint = endpoint
         self._proactor = transport.services.proactor

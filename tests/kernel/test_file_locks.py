@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from iocp_loop._core._endpoint import Kind
 from iocp_loop._handles import _blocking
 from iocp_loop._handles._blocking import PAUSE_BUSY_S, PAUSE_FIRST_S, PAUSE_IDLE_S, PlainHandle
 from iocp_loop._loop import _questions
@@ -218,7 +219,7 @@ class Silent:
 def test_an_idle_pipe_is_asked_twenty_times_a_second(monkeypatch):
     """A question takes microseconds, so that a processor is busy with it for less than a thousandth of the time."""
     kernel = Silent(monkeypatch)
-    handle = PlainHandle(kernel, 1, "pipe")
+    handle = PlainHandle(kernel, 1, Kind.PIPE)
     assert handle.read(100, kernel) == (Error.OPERATION_ABORTED, b"")
     late = [when for when in kernel.asked if when > 5]
     assert len(late) <= (kernel.now - 5) / PAUSE_IDLE_S + 1
@@ -227,7 +228,7 @@ def test_an_idle_pipe_is_asked_twenty_times_a_second(monkeypatch):
 def test_while_data_flow_the_next_byte_is_seen_within_4_ms(monkeypatch):
     arrivals = [0.0, 0.0001, 0.03, 0.5, 1.4, 2.39]
     kernel = Silent(monkeypatch, *arrivals)
-    handle = PlainHandle(kernel, 1, "pipe")
+    handle = PlainHandle(kernel, 1, Kind.PIPE)
     for arrival in arrivals:
         assert handle.read(100, kernel) == (0, b"x")
         assert kernel.now - arrival <= PAUSE_BUSY_S
@@ -236,5 +237,5 @@ def test_while_data_flow_the_next_byte_is_seen_within_4_ms(monkeypatch):
 
 def test_after_silence_the_next_byte_is_seen_within_50_ms(monkeypatch):
     kernel = Silent(monkeypatch, 30.0)
-    assert PlainHandle(kernel, 1, "pipe").read(100, kernel) == (0, b"x")
+    assert PlainHandle(kernel, 1, Kind.PIPE).read(100, kernel) == (0, b"x")
     assert kernel.now - 30 <= PAUSE_IDLE_S

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._transports import _idle, _reader
 from iocp_loop._transports._reader import RECEIVE_SIZES
 from iocp_loop._transports._reading import Idleness
@@ -129,12 +130,12 @@ async def test_without_memory_for_the_next_receive_the_connection_ends_and_is_re
     """What was received before is delivered all the same."""
     async with connected() as (_, protocol, peer):
 
-        def no_memory(proactor, size):
+        def no_memory(handle, size):
             raise MemoryError("provoked")
 
         await turns()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_reader._sockets, "receive_buffer", no_memory)
+            patch.setattr(OverlappedSocket, "receive_buffer", no_memory)
             peer.sendall(bytes(RECEIVE_SIZES[0]))
             assert isinstance(await protocol.gone(), MemoryError)
         assert len(protocol.received) == RECEIVE_SIZES[0]
@@ -246,10 +247,10 @@ async def test_where_the_next_receive_cannot_be_submitted_at_once_it_is_tried_ag
 
 
 def no_first_buffer(patch):
-    def no_memory(proactor, size):
+    def no_memory(handle, size):
         raise MemoryError("provoked")
 
-    patch.setattr(_reader._sockets, "receive_buffer", no_memory)
+    patch.setattr(OverlappedSocket, "receive_buffer", no_memory)
 
 
 async def test_without_memory_for_the_first_receive_create_connection_returns_and_the_connection_ends(monkeypatch):
@@ -390,7 +391,7 @@ async def test_a_connection_can_be_closed_in_every_state_of_rest(state, end):
         await bring_to(transport, state)
         getattr(transport, end)()
         assert await protocol.gone() is None
-        assert here()._services.idle_len(rounds) == 0
+        assert len(here()._services.idle_rounds) == 0
 
 
 @pytest.mark.parametrize("state", [Idleness.QUIET, Idleness.SHEDDING, Idleness.RESTING])
@@ -434,7 +435,7 @@ async def test_many_idle_connections_come_to_rest_by_themselves_and_then_nothing
     async with serving(serve) as (_, address):
         clients = [client(address) for _ in range(count)]
         await until(lambda: len(protocols) == count and all(each.transport for each in protocols))
-        await until(lambda: here()._services.idle_len(rounds) < _idle.BUFFERS_MIN, "buffers given back")
+        await until(lambda: len(here()._services.idle_rounds) < _idle.BUFFERS_MIN, "buffers given back")
         await until(lambda: not here()._services.idle_rounds._is_going, "an end of the rounds")
         for number, sock in enumerate(clients):
             sock.sendall(bytes([number]))

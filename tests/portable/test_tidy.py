@@ -109,8 +109,9 @@ def test_every_module_has_a_level(module):
 
 
 def test_imports_point_down(module):
+    """Those for types, too: a reader follows them as Python follows the others."""
     why = "a lower level that knows a higher one can be neither read nor tested without it"
-    for node, name in module.imports():
+    for node, name in module.imports(also_for_types=True):
         package, _, room = name.partition(".")
         if package != "iocp_loop" or room == "__version__":
             continue
@@ -119,6 +120,52 @@ def test_imports_point_down(module):
             fail(module.at(node), f"imports {name}, which has no level", why)
         if level > module.level:
             fail(module.at(node), f"level {module.level} imports {name} of level {level}", why)
+
+
+# Rooms that name each other are one thing in several files. These are, and why.
+CIRCLES = {
+    ("_core._endpoint", "_core._operation"): "an endpoint lists its operations, an operation names its endpoint",
+    ("_core._cancels", "_core._interrupted", "_core._keys", "_core._proactor", "_core._shortages"): (
+        "the proactor, and the parts of it that have a table of their own"
+    ),
+    ("_core._arena", "_debug.stomp"): "the arena of stomp mode is one, and is loaded by them only when asked for",
+}
+
+
+def circles(modules):
+    """The groups of modules each of which leads to all the others by imports, those for types included."""
+    names = {".".join(module.parts) for module in modules}
+    arrows = {
+        ".".join(module.parts): {name.removeprefix("iocp_loop.") for _, name in module.imports(also_for_types=True)}
+        & names
+        for module in modules
+    }
+
+    def reached(name):
+        found, left = set(), [name]
+        while left:
+            for other in arrows[left.pop()] - found:
+                found.add(other)
+                left.append(other)
+        return found
+
+    all_reached = {name: reached(name) for name in names}
+    return {
+        tuple(sorted(other for other in all_reached[name] if name in all_reached[other]))
+        for name in names
+        if name in all_reached[name]
+    }
+
+
+def test_no_rooms_name_each_other_but_those_that_are_one_thing():
+    assert circles(PARSED) == set(CIRCLES)
+
+
+def test_a_circle_is_noticed():
+    broken = [Module(PACKAGE / "_core/_port.py"), Module(PACKAGE / "_core/_arena.py")]
+    broken[0].tree = ast.parse("from ._arena import Arena")
+    broken[1].tree = ast.parse("if TYPE_CHECKING:\n    from ._port import CompletionPort")
+    assert circles(broken) == {("_core._arena", "_core._port")}
 
 
 def test_levels_0_to_3_know_no_asyncio(module):
