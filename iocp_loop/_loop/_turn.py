@@ -50,7 +50,12 @@ class TurningLoop(SchedulingLoop):
         self._outstanding = self.proactor.pending
         self._signals = SignalWakeup(self.proactor, self._call_first)
         self._selector = OtherTurns(
-            self, self._signals, self._end_turn_before, self._time_to_wait, self._deliver, self._deliver_slowly
+            self,
+            self._signals,
+            self._end_turn_before,
+            self._time_to_wait,
+            TurningLoop._deliver,
+            TurningLoop._deliver_slowly,
         )
         self._turn = Turn(self._ready)
         self._due: deque[Any] = deque()  # timers whose time has come; emptied in the same turn, unless one raises
@@ -58,8 +63,16 @@ class TurningLoop(SchedulingLoop):
     def set_debug(self, enabled: bool) -> None:
         """As asyncio's; and packets whose key is not their operation's are reported, and not believed."""
         super().set_debug(enabled)
+        # The hot path asks for nothing of this.
+        self.__dict__.pop("_deliver", None)
         if not self.proactor.port.closed:
             self.proactor.check_keys(enabled)
+            if enabled:
+                self._deliver = self._deliver_slowly  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        super().close()
+        self.__dict__.pop("_deliver", None)  # Which is a cycle.
 
     def run_forever(self) -> None:
         """Run until `stop` is called; signals wake the loop while it runs in the main thread."""
@@ -112,9 +125,8 @@ class TurningLoop(SchedulingLoop):
         self._ready.appendleft(asyncio.Handle(callback, (), self, contextvars.Context()))
 
     def _run_once(self) -> None:
-        turn = self._turn
+        turn, ready, timers = self._turn, self._ready, self._timer_heap
         turn.number += 1
-        ready, timers = self._ready, self._timer_heap
         if self._timer_cancelled_count:
             self._drop_cancelled_timers()
         queued = len(ready)
@@ -247,9 +259,6 @@ class TurningLoop(SchedulingLoop):
             self._ready.append(asyncio.Handle(self._deliver, (settled,), self, contextvars.Context()))
 
     def _deliver(self, settled: deque[Settled]) -> None:
-        if self._debug:
-            self._deliver_slowly(settled)
-            return
         operation: Any
         begun: Any
         context: Any

@@ -9,8 +9,10 @@ from fakes.stage import BaseStage
 
 from iocp_loop._core._endpoint import Key
 from iocp_loop._core._keys import KeyMismatchError
+from iocp_loop._core._operation import IoType, ThreadOperation
 from iocp_loop._core._proactor import Proactor
 from iocp_loop._handles._sockets import OverlappedSocket
+from iocp_loop._win32.constants import Status
 
 
 class Two:
@@ -63,6 +65,18 @@ def test_its_own_key_is_believed(two):
     two.proactor.check_keys()
     two.socks[1].send(b"abc")
     assert [entry[0] for entry in two.proactor.select(1)] == [two.receive]
+    two.proactor.settled.clear()
+    assert two.strays == []
+
+
+def test_what_a_thread_of_ours_has_posted_is_believed(two):
+    """It has a key of its own, for operations of all handles."""
+    two.proactor.check_keys()
+    operation = ThreadOperation(IoType.WAIT)
+    operation.endpoint, operation.start, operation.args = two.ends[0], lambda: Status.PENDING, ()
+    two.proactor.submit(operation)
+    two.proactor.port.post(Key.POSTED, operation.address, 7)
+    assert list(two.proactor.select(1)) == [(operation, 0, 7)]
     two.proactor.settled.clear()
     assert two.strays == []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import coverage as measured
-from . import front_door, libraries, mutants, native, newest, pins, report, wine
+from . import front_door, libraries, mutants, native, newest, pins, report, sabotage, wine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PORTABLE = "tests/portable"
@@ -189,6 +189,7 @@ def lint(_request: Request) -> int:
     )
     statuses = [native.run(executable, ["-m", *check], folder=REPOSITORY, environ={}) for check in checks]
     statuses.append(front_door.compare(executable))
+    statuses.append(sabotage.refused(executable))
     return next(filter(None, statuses), 0)
 
 

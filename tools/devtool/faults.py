@@ -48,7 +48,7 @@ FAULTS = (
     Fault(
         "refused-cancel-taken-for-heard",
         "_core/_cancels.py",
-        "return endpoint.is_socket and self._ask_base(endpoint, address)",
+        "return endpoint.speaks_winsock and self._ask_base(endpoint, address)",
         "return True",
         "cancels",
     ),
@@ -261,14 +261,14 @@ FAULTS = (
     Fault(
         "accepts-socket-left-open",
         "_transports/_listener.py",
-        "            if conn is not None:\n                conn.close()",
+        "            if arriving is not None:\n                arriving.close()",
         "            pass",
         "listener_orders",
     ),
     Fault(
         "late-success-lost",
         "_asyncio/_futures.py",
-        "keep_bytes(self._core, operation.endpoint, data)",
+        "keep_bytes(self._core, handle, data)",
         "pass",
         "future_orders",
     ),
@@ -369,7 +369,7 @@ FAULTS = (
     Fault(
         "transmit-turn-kept",
         "_transports/_sendfile.py",
-        "            loop.transmits_running -= 1\n",
+        "            services.transmits_running -= 1\n",
         "            pass\n",
         "sendfile_orders",
     ),
@@ -397,7 +397,7 @@ FAULTS = (
     Fault(
         "resting-connection-not-counted",
         "_transports/_idle.py",
-        "self._buffers -= 1",
+        "self._readers.pop(reader, None)",
         "pass",
         "stream_states stream_orders",
     ),
@@ -498,9 +498,26 @@ FAULTS = (
     Fault(
         "pieces-of-two-sends-alternate",
         "_asyncio/_futures.py",
-        "if endpoint.sends[0] is self:",
+        "if handle.sends[0] is self:",
         "if True:",
         "shortages",
+    ),
+    Fault(
+        "another-handles-key-believed", "_core/_keys.py", "key in (operation.endpoint.key, Key.POSTED)", "True", "keys"
+    ),
+    Fault(
+        "a-posted-key-not-believed",
+        "_core/_keys.py",
+        "(operation.endpoint.key, Key.POSTED)",
+        "(operation.endpoint.key,)",
+        "keys",
+    ),
+    Fault(
+        "much-is-no-reason-to-let-others-run",
+        "_transports/_writer.py",
+        "            self._spent += size  # Much by itself",
+        "            pass  # Much by itself",
+        "stream_states",
     ),
     Fault(
         "closed-without-the-end-of-file",
