@@ -116,6 +116,7 @@ async def test_a_turn_sends_so_much_and_then_the_mark_counts(peers, size):
     transport, protocol, sock, peer = await counted(peers)
     taking = asyncio.create_task(asyncio.to_thread(receive_all, peer))
     written = 0
+    here().call_soon(bool)  # Somebody waits.
     while "pause" not in protocol.events:
         transport.write(bytes(size))
         written += size
