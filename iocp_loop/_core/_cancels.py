@@ -47,7 +47,7 @@ class Cancels:
         self._kernel = proactor.kernel
         self._interrupted = proactor.interrupted
         self._unasked: list[tuple[Endpoint, OverlappedEx | None]] = []
-        self._forgets = getattr(self._kernel, "forgets_cancels", False)
+        self._forgets = self._kernel.forgets_cancels
 
     def cancel(self, operation: OverlappedEx) -> None:
         """As `Proactor.cancel`."""

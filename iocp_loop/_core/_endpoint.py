@@ -8,7 +8,7 @@ takes a late packet of a closed handle for a stranger's.
 import itertools
 from collections.abc import Callable
 from enum import IntEnum, StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from ._operation import OverlappedEx
@@ -20,6 +20,13 @@ class Key(IntEnum):
     WAKE = 0  # posted by another thread: look at the ready queue
     POSTED = 1  # posted by a thread of ours, for an operation that the kernel never saw: the address is that one's
     FIRST_ENDPOINT = 16
+
+
+class Closable(Protocol):
+    """What ends with something else."""
+
+    def close(self) -> object:
+        """It has ended. Twice is once."""
 
 
 class Kind(StrEnum):

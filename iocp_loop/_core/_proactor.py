@@ -26,7 +26,7 @@ from .._win32.errors import os_error, status_from_winerror
 from .._win32.kernel import Kernel
 from ._arena import Arena, default_arena
 from ._cancels import Cancels
-from ._endpoint import Endpoint, Key
+from ._endpoint import Closable, Endpoint, Key
 from ._interrupted import InterruptedSubmits
 from ._kept import keep_for_ever, orphan_addresses
 from ._keys import matching
@@ -90,7 +90,8 @@ class Proactor:
         self.on_stray: Callable[[LifetimeError], object] = tell_of
         # Called once, before the next wait: where sockets are polled again, with all that changed during the turn.
         self.before_wait: list[Callable[[], None]] = []
-        self.readiness: Any = None  # made by `_readiness.of` when first needed
+        # What others keep for this proactor, by a key of theirs; closed with it.
+        self.attached: dict[Any, Closable] = {}
         self._wait = self.port.wait_raw
         self._last_error = self.kernel.last_error
         self._wake_posted, self._inline_turns = False, 0
@@ -470,9 +471,8 @@ class Proactor:
         self.port.close()
         self.before_wait.clear()
         self.check_keys(False)  # Which is a cycle.
-        if self.readiness is not None:
-            self.readiness.close()
-            self.readiness = None
+        while self.attached:
+            self.attached.popitem()[1].close()
         self.cancels.close()
         self.shortages.close()
         self.interrupted.close()

@@ -155,9 +155,10 @@ class _Watch:
 
 def of(proactor: Proactor) -> "Readiness":
     """The readiness of a proactor's port; made when first asked for."""
-    if proactor.readiness is None:
-        proactor.readiness = Readiness(proactor)
-    found: Readiness = proactor.readiness
+    found = proactor.attached.get(Readiness)
+    if found is None:
+        found = proactor.attached[Readiness] = Readiness(proactor)
+    assert isinstance(found, Readiness)
     return found
 
 

@@ -6,13 +6,16 @@ given back to the socket, and the next receive begins with it.
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._iocp_proactor import IocpProactor
 from ._turn import TurningLoop
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+_Result = TypeVar("_Result")
 
 
 class BareSockets(TurningLoop):
@@ -23,55 +26,33 @@ class BareSockets(TurningLoop):
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
         """Receive up to `n` bytes. A time-out or cancellation loses none: see `IocpProactor`."""
         _check_nonblocking(sock, "sock_recv")
-        future = self._stdlib_proactor.recv(sock, n)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future):
-                self._stdlib_proactor.give_back(sock, future.result())
-            raise
-        finally:
-            del future  # An error's traceback holds this frame, and the future holds the error.
+        give_back = self._stdlib_proactor.give_back
+        return await _or_give_back(self._stdlib_proactor.recv(sock, n), lambda data: give_back(sock, data))
 
     async def sock_recv_into(self, sock: socket.socket, buf: "Buffer") -> int:
         """Receive into a writable buffer; the byte count."""
         _check_nonblocking(sock, "sock_recv_into")
-        future = self._stdlib_proactor.recv_into(sock, buf)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future):
-                self._stdlib_proactor.give_back(sock, bytes(memoryview(buf).cast("B")[: future.result()]))
-            raise
-        finally:
-            del future  # An error's traceback holds this frame, and the future holds the error.
+
+        def give_back(count: int) -> None:
+            self._stdlib_proactor.give_back(sock, bytes(memoryview(buf).cast("B")[:count]))
+
+        return await _or_give_back(self._stdlib_proactor.recv_into(sock, buf), give_back)
 
     async def sock_recvfrom(self, sock: socket.socket, bufsize: int) -> tuple[bytes, Any]:
         """Receive one datagram and its sender's address."""
         _check_nonblocking(sock, "sock_recvfrom")
-        future = self._stdlib_proactor.recvfrom(sock, bufsize)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future):
-                self._stdlib_proactor.give_back_datagram(sock, *future.result())
-            raise
-        finally:
-            del future  # An error's traceback holds this frame, and the future holds the error.
+        give_back = self._stdlib_proactor.give_back_datagram
+        return await _or_give_back(self._stdlib_proactor.recvfrom(sock, bufsize), lambda came: give_back(sock, *came))
 
     async def sock_recvfrom_into(self, sock: socket.socket, buf: "Buffer", nbytes: int = 0) -> tuple[int, Any]:
         """Receive one datagram into a writable buffer, at most `nbytes` of it; the byte count and the sender."""
         _check_nonblocking(sock, "sock_recvfrom_into")
-        future = self._stdlib_proactor.recvfrom_into(sock, buf, nbytes)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future):
-                count, sender = future.result()
-                self._stdlib_proactor.give_back_datagram(sock, bytes(memoryview(buf).cast("B")[:count]), sender)
-            raise
-        finally:
-            del future  # An error's traceback holds this frame, and the future holds the error.
+
+        def give_back(came: tuple[int, Any]) -> None:
+            count, sender = came
+            self._stdlib_proactor.give_back_datagram(sock, bytes(memoryview(buf).cast("B")[:count]), sender)
+
+        return await _or_give_back(self._stdlib_proactor.recvfrom_into(sock, buf, nbytes), give_back)
 
     async def sock_sendall(self, sock: socket.socket, data: "Buffer") -> None:
         """Send all of a buffer."""
@@ -96,20 +77,19 @@ class BareSockets(TurningLoop):
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
         """Accept one connection: the new non-blocking socket and the peer's address."""
         _check_nonblocking(sock, "sock_accept")
-        future = self._stdlib_proactor.accept(sock)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if _has_result(future):
-                future.result()[0].close()
-            raise
-        finally:
-            del future  # An error's traceback holds this frame, and the future holds the error.
+        return await _or_give_back(self._stdlib_proactor.accept(sock), lambda came: came[0].close())
 
 
-def _has_result(future: "asyncio.Future[Any]") -> bool:
-    """Whether it was finished before the task that waited for it could be told, and was cancelled instead."""
-    return future.done() and not future.cancelled() and future.exception() is None
+async def _or_give_back(future: "asyncio.Future[_Result]", give_back: Callable[[_Result], object]) -> _Result:
+    """The future's result; or, where the task was cancelled before it could be told of one, let `give_back` have it."""
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if future.done() and not future.cancelled() and future.exception() is None:
+            give_back(future.result())
+        raise
+    finally:
+        del future  # An error's traceback holds this frame, and the future holds the error.
 
 
 def _check_nonblocking(sock: socket.socket, operation: str) -> None:

@@ -33,7 +33,13 @@ _SYN_ONCE = ctypes.create_string_buffer(
 
 
 class Kernel(Protocol):
-    """The calls an event loop makes. Hot calls take prepared argument objects; all return the raw Win32 result."""
+    """The calls an event loop makes. Hot calls take prepared argument objects; all return the raw Win32 result.
+
+    Attributes:
+        forgets_cancels: CancelIoEx may be forgotten; see `_cancels`.
+    """
+
+    forgets_cancels: bool
 
     def monotonic(self) -> float:
         """Seconds, on a clock that only goes forward."""

@@ -100,6 +100,8 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
     default_profile = WINDOWS
     newest: "FakeKernel"
 
+    forgets_cancels = False
+
     def __init__(self, seed: int, chances: Chances | None = None) -> None:
         FakeKernel.newest = self
         self.profile: Profile = self.default_profile

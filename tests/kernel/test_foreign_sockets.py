@@ -15,6 +15,7 @@ import pytest
 
 import iocp_loop
 from iocp_loop._core._operation import IoType
+from iocp_loop._handles import _readiness
 from iocp_loop._handles._shared_sockets import SharedSocket
 from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.constants import WsaError
@@ -67,7 +68,7 @@ async def stream(other, factory=Recorder):
 
 async def nothing_polled():
     """Wait until nothing is left of any registration."""
-    await until(lambda: not here().proactor.readiness._watches, "the last watch to go")
+    await until(lambda: not _readiness.of(here().proactor)._watches, "the last watch to go")
     assert not pending(IoType.POLL)
 
 
@@ -228,7 +229,7 @@ async def test_a_socket_closed_under_its_receive_ends_it(other):
     sock, peer = pair(other)
     with peer:
         receiving = asyncio.create_task(here().sock_recv(sock, 100))
-        await until(lambda: here().proactor.readiness)
+        await until(lambda: here().proactor.attached)
         await turns()
         sock.close()
         with pytest.raises(OSError, match="socket") as caught:

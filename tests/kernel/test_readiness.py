@@ -66,7 +66,7 @@ async def polled(count=1):
 
 async def nothing_polled():
     """Wait until nothing is left of any registration."""
-    await until(lambda: not here().proactor.readiness._watches, "the last watch to go")
+    await until(lambda: not _readiness.of(here().proactor)._watches, "the last watch to go")
     assert not pending(IoType.POLL)
 
 

@@ -12,6 +12,7 @@ from fakes.stage import BaseStage, Interrupted
 from iocp_loop._core._cancels import CANCELS_MAX
 from iocp_loop._core._operation import IoType, ThreadOperation, ignore
 from iocp_loop._core._proactor import Proactor
+from iocp_loop._handles import _readiness
 from iocp_loop._handles._opening import open_socket
 from iocp_loop._handles._sockets import OverlappedSocket
 from iocp_loop._win32.constants import Status
@@ -193,10 +194,10 @@ def test_a_receive_given_up_on_a_foreign_socket_leaves_nobody_watching_it():
     async def scenario():
         receiving = asyncio.ensure_future(stage.receive())
         await asyncio.sleep(0.01)
-        assert len(stage.loop.proactor.readiness._watches) == 1
+        assert len(_readiness.of(stage.loop.proactor)._watches) == 1
         assert await given_up(receiving)
         await asyncio.sleep(0.01)
-        assert len(stage.loop.proactor.readiness._watches) == 0
+        assert len(_readiness.of(stage.loop.proactor)._watches) == 0
 
     stage.run(scenario())
 

@@ -109,7 +109,7 @@ def test_an_answer_about_whoever_has_the_handle_now_is_no_answer_about_who_was_w
         assert told == ["woken"]
         await quiet()
         assert told == ["woken"]
-        assert stage.loop.proactor.readiness._watches == {}
+        assert _readiness.of(stage.loop.proactor)._watches == {}
         other.close()
         peer.close()
 
@@ -198,11 +198,11 @@ def test_a_poll_that_is_refused_for_want_of_memory_forgets_nobody(status):
 
         def refuse(*args):
             refused.append(status)
-            stage.loop.proactor.readiness._watches[stage.sock.handle].operation.start = poll
+            _readiness.of(stage.loop.proactor)._watches[stage.sock.handle].operation.start = poll
             return status
 
         stage.loop.add_reader(stage.sock, stage.read)
-        stage.loop.proactor.readiness._watches[stage.sock.handle].operation.start = refuse
+        _readiness.of(stage.loop.proactor)._watches[stage.sock.handle].operation.start = refuse
         await quiet()
         assert (stage.told, refused) == ([], [status])
         stage.peer.deliver(b"x")
@@ -229,7 +229,7 @@ async def scenario_and_leave(stage, scenario):
     watchers.close()
     assert watchers._table == {}
     await quiet()
-    assert stage.loop.proactor.readiness._watches == {}
+    assert _readiness.of(stage.loop.proactor)._watches == {}
     stage.sock.close()
     stage.peer.close()
 
