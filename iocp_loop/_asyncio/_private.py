@@ -1,8 +1,8 @@
 """Every name of asyncio's that begins with an underscore, or lives in an undocumented module, and that we touch.
 
-Checked on CPython 3.11, 3.12, 3.13 and 3.14. Nothing outside this page imports such a name; the hooks that
-BaseEventLoop calls on its subclasses are listed in HOOKS, and the attributes we read of it in ATTRIBUTES, so that
-tests can say which of them a new Python has changed.
+Checked on CPython 3.11, 3.12, 3.13 and 3.14. Nothing outside this page imports such a name. The hooks that
+BaseEventLoop calls on its subclasses are listed in HOOKS, the attributes we read of it in ATTRIBUTES, and those of
+other objects in FIELDS, wherever they are touched, so that tests can say which of them a new Python has changed.
 """
 
 import asyncio
@@ -106,6 +106,35 @@ TransportSocket = trsock.TransportSocket
 
 # Server._attach takes the transport from 3.13 on, where close_clients() and abort_clients() need to know it.
 _ATTACH_TAKES_TRANSPORT = len(inspect.signature(Server._attach).parameters) > 1  # type: ignore[attr-defined]
+
+
+# Read, set or called, of other objects of asyncio's.
+FIELDS: dict[type, tuple[str, ...]] = {
+    # A turn is made of handles: `_scheduling` fills them in, `_turn` runs them.
+    asyncio.Handle: (
+        "_args",
+        "_callback",
+        "_cancelled",
+        "_context",
+        "_loop",
+        "_repr",
+        "_run",
+        "_source_traceback",
+    ),
+    asyncio.TimerHandle: ("_scheduled", "_when"),
+    asyncio.BaseTransport: ("_extra",),
+    asyncio.StreamReader: ("_buffer",),
+    asyncio.StreamReaderProtocol: ("_stream_reader",),
+    sslproto.SSLProtocol: ("_app_transport", "_incoming", "_process_outgoing"),
+    base_subprocess.BaseSubprocessTransport: (
+        "_exit_waiters",
+        "_loop",
+        "_proc",
+        "_process_exited",
+        "_start",
+        "_wait",
+    ),
+}
 
 
 class BaseLoop(asyncio.BaseEventLoop):
@@ -296,6 +325,7 @@ def set_result_unless_cancelled(future: "asyncio.Future[None]", result: Any) -> 
 __all__ = [
     "ACCEPT_RETRY_DELAY_S",
     "ATTRIBUTES",
+    "FIELDS",
     "HOOKS",
     "LOG_THRESHOLD",
     "BaseLoop",
