@@ -38,7 +38,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(_policy, name)
     if name == "_operation":
-        # Who asks after a run what the kernel was left with (`_operation.ORPHANS`) asks here; the list has moved.
+        # Who asks after a run for the operations that the kernel was left with asks here for ORPHANS; it has moved.
         from ._core import _kept
 
         return _kept

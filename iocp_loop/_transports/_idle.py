@@ -1,4 +1,4 @@
-"""Connections where nothing comes give their receive buffers back; see `_reader.Idleness`.
+"""Connections where nothing comes give their receive buffers back; see `_reading.Idleness`.
 
 A round looks at every connection that has one. No clock is read and nothing is noted while data flow: a round marks
 a reader, what comes takes the mark away, and who still has it in the next round has been quiet all the while. There are

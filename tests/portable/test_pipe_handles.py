@@ -10,8 +10,12 @@ import pytest
 from fakes.kernel import Chances, FakeKernel
 from fakes.pipes import FakePipeEnd
 
+from iocp_loop._core._endpoint import Kind
 from iocp_loop._core._proactor import Proactor
 from iocp_loop._handles import _pipes
+from iocp_loop._handles._opening import open_stream
+from iocp_loop._handles._pipes import OverlappedPipe
+from iocp_loop._handles._threaded import ThreadedHandle
 from iocp_loop._win32.constants import INVALID_HANDLE_VALUE, Error, FileMode, Status
 from iocp_loop._win32.types import DWORD
 
@@ -149,6 +153,18 @@ def test_only_a_pipe_that_is_read_byte_by_byte_skips_the_port():
         assert _pipes.reads_messages(kernel, pipe.handle)
         assert not _pipes.open_overlapped(proactor, pipe.handle, pipe).skips_port
         assert _pipes.open_overlapped(proactor, other.handle, other).skips_port
+
+
+def test_which_class_serves_a_handle():
+    """What a port takes is the kernel's affair; anything else has a thread, which is started when it is first used."""
+    kernel = FakeKernel(0)
+    pipe, other = kernel.pipe_pair(message_mode=False)
+    with contextlib.closing(Proactor(kernel=kernel)) as proactor:
+        assert type(open_stream(proactor, pipe.handle, pipe)) is OverlappedPipe
+        threaded = open_stream(proactor, other.handle, other, is_overlapped=False, kind=Kind.PIPE)
+        assert type(threaded) is ThreadedHandle
+        assert threaded.kind is Kind.PIPE
+        assert other.association is None
 
 
 def test_a_handle_of_which_nothing_is_known_reads_no_messages():
