@@ -11,7 +11,6 @@ that concerns this one client and closes this one socket:
   reported, and tried again after a while. The listener is never closed for it.
 """
 
-import contextvars
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ from .._handles._base import ListenerHandle, error_of, winerror_of
 from .._handles._opening import open_socket
 from .._win32 import sockaddr
 from .._win32.constants import NTSTATUS_WIN32_FACILITY, Error, WsaError
+from ._acceptor import Acceptor
 from ._repeatable import repeatable
 from ._services import Services
 
@@ -29,21 +29,9 @@ from ._services import Services
 # a socket made in advance.
 ACCEPTS_MIN = 4
 ACCEPTS_MAX = 128
-# So many accepts in a row may bring an error, and are posted again at once: clients that were gone. Before each further
-# one there is a pause, twice as long each time, up to the most, in seconds: an error that stays must not keep the loop
-# busy.
-ERRORS_AT_ONCE_MAX = 16
-ERROR_PAUSE_S = 0.001
-ERROR_PAUSE_MAX_S = 1.0
 
 
-def pause_after(errors: int) -> float:
-    """Seconds to wait before the next accept, after so many errors in a row; 0 while none is needed."""
-    doublings = errors - ERRORS_AT_ONCE_MAX - 1
-    return 0 if doublings < 0 else min(ERROR_PAUSE_S * 2 ** min(doublings, 20), ERROR_PAUSE_MAX_S)
-
-
-class Listener:
+class Listener(Acceptor):
     """Serves one listening socket until `close`. Used from the loop's thread only.
 
     Args:
@@ -58,30 +46,20 @@ class Listener:
         connect: Callable[[socket.socket, Any, tuple[bytes, bytes]], None],
         backlog: int,
     ) -> None:
-        self._loop = services.loop
-        self._proactor = services.proactor
+        super().__init__(services, connect)
         self._sock = sock
-        self._connect = connect
-        self._context = contextvars.copy_context()
         self._operations: list[Any] = []  # as of `accept_operation`
         self._limit = max(1, min(backlog, ACCEPTS_MAX))
         self._accepted_this_turn = 0
-        self._errors_in_a_row = 0
-        self._retry: Any = None
         self._endpoint: ListenerHandle = open_socket(self._proactor, sock, sock)
         self._outstanding = min(ACCEPTS_MIN, self._limit)
-        self._cast_all()
+        self._post_all()
 
     def close(self) -> None:
         """Stop: cancel the accepts, close their sockets, then the listening socket. Twice is once."""
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self._stop_waiting()
         self._proactor.close_endpoint(self._endpoint, self._on_closed)
-        # The cancelled accepts' packets are in the port already, as a rule. Taken now, so that the socket is closed
-        # when this returns: who connects next is refused.
-        if not self._proactor.port.closed:  # Already, where the loop was dropped and the collector closes its parts.
-            self._proactor.poll(0)
+        self._take_what_was_cancelled()
 
     def _on_closed(self) -> None:
         operations, self._operations = self._operations, []
@@ -92,7 +70,7 @@ class Listener:
             self._proactor.release(operation)
 
     @repeatable
-    def _cast_all(self) -> None:
+    def _post_all(self) -> None:
         """Bring the accepts up to the number wanted. An accept that cannot be posted now is tried again later."""
         self._retry = None
         if self._endpoint.closing:
@@ -114,16 +92,8 @@ class Listener:
         self._proactor.submit(operation)
 
     def _try_later(self, exc: Exception) -> None:
-        if self._retry is not None or self._endpoint.closing:
-            return
-        self._loop.call_exception_handler(
-            {
-                "message": f"Accept cannot be posted; trying again in {private.ACCEPT_RETRY_DELAY_S} s",
-                "exception": exc,
-                "socket": private.TransportSocket(self._sock),
-            }
-        )
-        self._retry = self._loop.call_later(private.ACCEPT_RETRY_DELAY_S, self._cast_all)
+        if not self._endpoint.closing:
+            self._post_all_after(exc, "Accept cannot be posted", socket=private.TransportSocket(self._sock))
 
     def _on_accepted(self, operation: Any, status: int, _byte_count: int) -> None:
         arriving, operation.arriving = operation.arriving, None
@@ -138,7 +108,7 @@ class Listener:
         except BaseException:
             # An interrupt: nobody else has the client, who would wait for ever; and the rod may not be cast.
             arriving.close()
-            self._loop.call_soon(self._cast_all)
+            self._loop.call_soon(self._post_all)
             raise
         if addresses is None:
             arriving.close()
@@ -155,7 +125,7 @@ class Listener:
             arriving.close()
             self._report_lost(exc)
             return
-        self._make_connection(conn, endpoint, addresses)
+        self._make_connection(endpoint, conn, endpoint, addresses)
 
     def _addresses_of(self, operation: OverlappedEx) -> tuple[bytes, bytes] | None:
         """None where memory was missing: the client is lost, and not the accept."""
@@ -166,9 +136,9 @@ class Listener:
             return None
         return addresses
 
-    def _report_lost(self, exc: BaseException, **facts: Any) -> None:
-        message = "Error on transport creation for incoming connection"
-        self._loop.call_exception_handler({"message": message, "exception": exc, **facts})
+    def _report_lost(self, exc: BaseException, *accepted: Any) -> None:
+        facts = {"peername": sockaddr.decode(accepted[2][1])} if accepted else {}
+        self._report("Error on transport creation for incoming connection", exc, **facts)
 
     def _cast_again(self, operation: OverlappedEx, status: int) -> None:
         not_posted = status & 0xFFFF_0000 == NTSTATUS_WIN32_FACILITY
@@ -177,10 +147,8 @@ class Listener:
         if not_posted and winerror_of(operation, status) not in (WsaError.CONNRESET, Error.NETNAME_DELETED):
             self._try_later(error_of(operation, status))
             return
-        self._errors_in_a_row = self._errors_in_a_row + 1 if status else 0
-        if pause := pause_after(self._errors_in_a_row):
-            if self._retry is None:
-                self._retry = self._loop.call_later(pause, self._cast_all)
+        if pause := self._pause_after(failed=bool(status)):
+            self._post_all_in(pause)
             return
         try:
             self._cast(operation)
@@ -198,16 +166,5 @@ class Listener:
     def _end_turn(self) -> None:
         if self._accepted_this_turn >= self._outstanding:
             self._outstanding = min(2 * self._outstanding, self._limit)
-            self._cast_all()
+            self._post_all()
         self._accepted_this_turn = 0
-
-    def _make_connection(self, conn: socket.socket, endpoint: Any, addresses: tuple[bytes, bytes]) -> None:
-        try:
-            # A context of its own for each connection, as a Handle would have had.
-            contextvars.copy_context().run(self._connect, conn, endpoint, addresses)
-        except (SystemExit, KeyboardInterrupt):
-            self._proactor.close_endpoint(endpoint)
-            raise
-        except BaseException as exc:
-            self._proactor.close_endpoint(endpoint)
-            self._report_lost(exc, peername=sockaddr.decode(addresses[1]))

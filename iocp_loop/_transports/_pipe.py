@@ -4,7 +4,6 @@ A read pipe, a write pipe and a duplex pipe are the stream transport over a pipe
 means. The other end of a write pipe closing is noticed by a read that waits for nothing else.
 """
 
-import contextvars
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from .._handles import _pipes
 from .._handles._base import error_of, winerror_of
 from .._handles._threaded import ThreadedHandle
 from .._win32.constants import Error
-from ._listener import pause_after
+from ._acceptor import Acceptor
 from ._messages import MessageReader, MessageWriter
 from ._repeatable import repeatable
 from ._services import Services
@@ -121,7 +120,7 @@ class _PeerWatch:
         return True
 
 
-class PipeServer:
+class PipeServer(Acceptor):
     r"""Serves a named pipe until `close`; what `loop.start_serving_pipe` returns one of. Used from the loop's thread.
 
     Args:
@@ -145,20 +144,15 @@ class PipeServer:
         message_mode: bool = False,
         remote: bool = False,
     ) -> None:
-        self._loop = services.loop
-        self._proactor = services.proactor
-        self._connect = connect
+        super().__init__(services, connect)
         self._on_closed = on_closed
         self._name = name
         self._options = {"message_mode": message_mode, "remote": remote}
-        self._context = contextvars.copy_context()
         self._waiting: dict[int, tuple[OverlappedEx, private.PipeHandle]] = {}  # by address
         self._arrived: dict[Endpoint, StreamTransport] = {}  # whose connection_made() is still to come
-        self._retry: Any = None
-        self._errors_in_a_row = 0
         self._closed = False
         self._add_instance(first=True)
-        self._fill_up()
+        self._post_all()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name!r} {'closed' if self._closed else 'serving'}>"
@@ -172,29 +166,23 @@ class PipeServer:
         if self._closed:
             return
         self._closed = True
-        if self._retry is not None:
-            self._retry.cancel()
+        self._stop_waiting()
         self._on_closed(self)
         for operation, _ in list(self._waiting.values()):
             self._proactor.close_endpoint(operation.endpoint)
         # As on asyncio's own loop, who has only just arrived is not served any more.
         for transport in self._arrived.values():
             transport.abort()
-        # The cancelled waits' packets are in the port already, as a rule. Taken now, so that the name is free when
-        # this returns: a client that comes next finds no pipe, rather than an instance about to be closed.
-        if not self._proactor.port.closed:  # Already, where the loop was dropped and the collector closes its parts.
-            self._proactor.poll(0)
+        self._take_what_was_cancelled()  # And the name is free.
 
     @repeatable
-    def _fill_up(self) -> None:
+    def _post_all(self) -> None:
         self._retry = None
         try:
             while not self._closed and len(self._waiting) < INSTANCES_WAITING:
                 self._add_instance(first=False)
         except Exception as exc:
-            message = f"Pipe instance cannot be made; trying again in {private.ACCEPT_RETRY_DELAY_S} s"
-            self._loop.call_exception_handler({"message": message, "exception": exc, "pipe": self._name})
-            self._retry = self._loop.call_later(private.ACCEPT_RETRY_DELAY_S, self._fill_up)
+            self._post_all_after(exc, "Pipe instance cannot be made", pipe=self._name)
 
     def _add_instance(self, *, first: bool) -> None:
         pipe = private.PipeHandle(
@@ -222,35 +210,29 @@ class PipeServer:
         if endpoint.closing:
             return
         is_gone = code not in (Error.SUCCESS, Error.PIPE_CONNECTED)
-        self._errors_in_a_row = self._errors_in_a_row + 1 if is_gone else 0
-        if pause := pause_after(self._errors_in_a_row):
-            # An error that stays must not keep the loop busy.
-            if self._retry is None:
-                self._retry = self._loop.call_later(pause, self._fill_up)
+        if pause := self._pause_after(failed=is_gone):
+            self._post_all_in(pause)
         else:
             # Another instance waits before any user code runs.
-            self._fill_up_before_serving(endpoint)
+            self._post_all_before_serving(endpoint)
         if is_gone:
             # The client came and went (ERROR_NO_DATA), or the instance broke: this one's trouble only.
             private.logger.debug("a pipe client was gone before it was accepted: %r", error_of(operation, status))
             self._proactor.close_endpoint(endpoint)
             return
-        try:
-            self._arrived[endpoint] = contextvars.copy_context().run(self._connect, pipe, endpoint)
+        transport = self._make_connection(endpoint, pipe, endpoint)
+        if transport is not None:
+            self._arrived[endpoint] = transport
             self._loop.call_soon(self._arrived.pop, endpoint)
-        except (SystemExit, KeyboardInterrupt):
-            self._proactor.close_endpoint(endpoint)
-            raise
-        except BaseException as exc:
-            self._proactor.close_endpoint(endpoint)
-            message = "Error on transport creation for incoming pipe connection"
-            self._loop.call_exception_handler({"message": message, "exception": exc, "pipe": self._name})
 
-    def _fill_up_before_serving(self, endpoint: Endpoint) -> None:
+    def _report_lost(self, exc: BaseException, *_accepted: Any) -> None:
+        self._report("Error on transport creation for incoming pipe connection", exc, pipe=self._name)
+
+    def _post_all_before_serving(self, endpoint: Endpoint) -> None:
         try:
-            self._fill_up()
+            self._post_all()
         except BaseException:
             # An interrupt: nobody else has the client, who would wait for ever; and there may be no instance.
             self._proactor.close_endpoint(endpoint)
-            self._loop.call_soon(self._fill_up)
+            self._loop.call_soon(self._post_all)
             raise

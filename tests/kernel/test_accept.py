@@ -13,7 +13,8 @@ import pytest
 from iocp_loop._asyncio import _private as private
 from iocp_loop._core._operation import IoType
 from iocp_loop._transports import _listener
-from iocp_loop._transports._listener import ACCEPTS_MAX, ACCEPTS_MIN, ERRORS_AT_ONCE_MAX
+from iocp_loop._transports._acceptor import ERRORS_AT_ONCE_MAX
+from iocp_loop._transports._listener import ACCEPTS_MAX, ACCEPTS_MIN
 from iocp_loop._transports._stream import StreamTransport
 from iocp_loop._win32.constants import WsaError
 from iocp_loop.lowlevel import CompletionPort

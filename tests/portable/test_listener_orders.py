@@ -15,7 +15,7 @@ from fakes.stage import Interrupted
 from iocp_loop._asyncio import _private as private
 from iocp_loop._handles import _sockets
 from iocp_loop._handles._sockets import OverlappedSocket
-from iocp_loop._transports import _listener
+from iocp_loop._transports import _acceptor, _listener
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +196,7 @@ def test_a_loop_that_is_closed_closes_its_listener(schedules):
 def test_accepts_that_fail_for_ever_keep_nobody_busy_and_are_tried_again():
     """Ten seconds in which every accept fails at once; then the system has recovered, and a client is served."""
     stage = Stage(0, Chances(inline=0))
-    accept, most = stage.kernel.AcceptEx, 4 * (_listener.ERRORS_AT_ONCE_MAX + 20)
+    accept, most = stage.kernel.AcceptEx, 4 * (_acceptor.ERRORS_AT_ONCE_MAX + 20)
 
     def accept_not_too_often(*args):
         if stage.kernel.accepts_fail and stage.kernel.calls.get("AcceptEx", 0) > most:

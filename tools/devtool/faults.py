@@ -303,7 +303,7 @@ FAULTS = (
     Fault(
         "idle-pipe-instance-missing",
         "_transports/_pipe.py",
-        "            self._fill_up_before_serving(endpoint)",
+        "            self._post_all_before_serving(endpoint)",
         "            pass",
         "pipe_orders",
     ),
@@ -411,14 +411,14 @@ FAULTS = (
     Fault(
         "failing-accepts-without-a-pause",
         "_transports/_listener.py",
-        "if pause := pause_after(self._errors_in_a_row):",
+        "if pause := self._pause_after(failed=bool(status)):",
         "if pause := 0:",
         "listener_orders",
     ),
     Fault(
         "accept-not-cast-after-an-interrupt",
         "_transports/_listener.py",
-        "            self._loop.call_soon(self._cast_all)\n            raise",
+        "            self._loop.call_soon(self._post_all)\n            raise",
         "            raise",
         "listener_orders",
     ),
