@@ -79,6 +79,7 @@ class IocpEventLoop(BareSockets):
         super().close()
         # What refers to the loop lets it go: a closed one that nobody has is freed at once, and not by the collector.
         self._services.idle_rounds.close()
+        self._services = None  # type: ignore[assignment]  # It has the loop, as its transports may go on to.
         self._selector = self.proactor
 
     # -- TCP ---------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ a reader, what comes takes the mark away, and who still has it in the next round
 no rounds while few connections have a buffer: a timer would cost each turn of the loop more than that memory is worth.
 """
 
+import weakref
 from typing import Any, Protocol
 
 # Between two rounds, in seconds. Resting costs three kernel calls for each silence that is longer than two rounds: a
@@ -28,7 +29,9 @@ class IdleRounds:
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
-        self._readers: dict[Quiet, None] = {}  # those that have a buffer, and may rest
+        # Those that have a buffer, and may rest, by their id. Weakly: a transport that nobody has any more, and that
+        # waits for nothing, is to die and say that it was not closed.
+        self._readers: dict[int, weakref.ref[Quiet]] = {}
         self._left: list[Quiet] = []  # to be looked at in this round
         self._is_going = False  # a timer is set
 
@@ -37,14 +40,14 @@ class IdleRounds:
 
     def join(self, reader: Quiet) -> None:
         """A connection has taken a buffer. Twice is once."""
-        self._readers[reader] = None
+        self._readers[id(reader)] = weakref.ref(reader)
         if len(self._readers) >= BUFFERS_MIN and not self._is_going:
             self._is_going = True
             self._loop.call_later(ROUND_S, self._go_on_time)
 
     def leave(self, reader: Quiet) -> None:
         """A connection has given its buffer back. Twice is once."""
-        self._readers.pop(reader, None)
+        self._readers.pop(id(reader), None)
 
     def close(self) -> None:
         """The loop is closing: no round begins any more."""
@@ -63,7 +66,12 @@ class IdleRounds:
 
     def go(self) -> None:
         """Begin one round; it ends in this turn of the loop, unless it has much to cancel."""
-        self._left = list(self._readers)
+        self._left = []
+        for key, reference in tuple(self._readers.items()):
+            if (reader := reference()) is not None:
+                self._left.append(reader)
+            elif self._readers[key] is reference:  # Not one that has its id by now.
+                del self._readers[key]
         self._go_on()
 
     def _go_on(self) -> None:

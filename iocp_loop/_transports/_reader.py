@@ -50,6 +50,7 @@ class Reader:
     """
 
     __slots__ = (
+        "__weakref__",
         "_ahead",
         "_callbacks",
         "_can_rest",

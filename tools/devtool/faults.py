@@ -397,7 +397,7 @@ FAULTS = (
     Fault(
         "resting-connection-not-counted",
         "_transports/_idle.py",
-        "self._readers.pop(reader, None)",
+        "self._readers.pop(id(reader), None)",
         "pass",
         "stream_states stream_orders",
     ),
