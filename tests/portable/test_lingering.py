@@ -179,14 +179,15 @@ def test_of_too_many_the_oldest_ends(monkeypatch):
 
 def test_it_ends_with_the_loop():
     stage = Stage()
+    lingerings = stage.loop._services.lingerings
 
     async def scenario():
         await answer_and_close(stage)
-        assert len(stage.loop._services.lingerings) == 1
+        assert len(lingerings) == 1
 
     stage.play(scenario)
     assert stage.sock.closed
-    assert not stage.loop._services.lingerings
+    assert not lingerings
 
 
 @pytest.mark.parametrize("moment", ["at once", "paused", "in the middle of a large write", "after its end of file"])

@@ -174,13 +174,14 @@ def play(seed, folder, *, wildly, memory_error=0.0):
         stage.kernel.chances.memory_error = 0
         await finish(stage)
 
+    services = stage.loop._services
     try:
         stage.run_through_interrupts(scenario())
     finally:
         for file in stage.open_files:
             file.close()
     stage.check_books()
-    assert stage.loop._services.transmits_running == 0
+    assert services.transmits_running == 0
     return stage
 
 
