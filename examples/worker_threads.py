@@ -25,7 +25,7 @@ import sys
 import threading
 from collections import Counter
 
-from iocp_loop.lowlevel import CompletionPort, IoType, OverlappedEx, OverlappedSocket, Proactor, error_of
+from iocp_loop.lowlevel import CompletionPort, IoType, OverlappedEx, Proactor, error_of, open_socket
 
 WORKERS = 5
 ACCEPTS = 4  # AcceptEx outstanding at a time
@@ -45,7 +45,7 @@ class Owner:
         self.lock = threading.RLock()
         self.references = 1
         # Associated with the port for life; the key that comes with it names this handle and no other, ever.
-        self.endpoint = server.proactor.register(OverlappedSocket(sock.fileno(), sock))
+        self.endpoint = open_socket(server.proactor, sock, sock, may_skip_port=False)
         self.endpoint.user = self
         server.arrived()
 
@@ -93,9 +93,7 @@ class Listener(Owner):
                 self.cast(self.endpoint.accept_operation(self.settled, sock))
 
     def cast(self, operation: OverlappedEx) -> None:
-        conn = socket.socket(self.sock.family, self.sock.type)
-        conn.setblocking(False)
-        self.endpoint.set_accepting_socket(operation, conn)
+        self.endpoint.prepare_accept(operation)  # A new socket, for the next client.
         self.submit(operation)
 
     def on_accept(self, operation: OverlappedEx, status: int) -> None:

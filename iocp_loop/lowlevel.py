@@ -4,7 +4,9 @@
     handle = open_socket(proactor, sock)  # associated with the port, once and for life
     receive = handle.receive_operation(deliver, proactor.arena.buffer(4096))
     proactor.submit(receive)
-    for operation, status, byte_count in proactor.select(timeout=5):
+    settled = proactor.select(timeout=5)
+    while settled:
+        operation, status, byte_count = settled.popleft()
         operation.deliver(operation, status, byte_count)
 
 A thread of its own may wait by `select`. Many threads may wait on one port: each by `CompletionPort.wait`, and gives

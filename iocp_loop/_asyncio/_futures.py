@@ -33,10 +33,11 @@ class OperationFuture(asyncio.Future[Any]):
         operation: itself, not yet submitted.
         convert: makes the result of what it has brought.
         loop: whose future this is.
-        conn: whose handle it is on, where somebody else owns that; kept until it is over.
+        conn: the object whose handle it is on, kept until it is over, and asked whether the handle is still what it was
+            where nobody here owns it. None of a wait, which has no handle.
     """
 
-    def __init__(self, core: Proactor, operation: OverlappedEx, convert: Convert, loop: Any, conn: Any = None) -> None:
+    def __init__(self, core: Proactor, operation: OverlappedEx, convert: Convert, loop: Any, conn: Any) -> None:
         super().__init__(loop=loop)
         self._core = core
         self._conn = conn

@@ -21,14 +21,16 @@ class KeyMismatchError(LifetimeError):
     """A packet names an operation of one handle, and by its key another handle."""
 
 
-def matching(proactor: "Proactor", packets: Packets) -> list[tuple[int, int, int, int]]:
-    """The packets whose key is right; `Proactor.on_stray` is told of each of the others, and nothing is settled."""
-    kept = []
+def sorted_out(
+    proactor: "Proactor", packets: Packets
+) -> tuple[list[tuple[int, int, int, int]], list[KeyMismatchError]]:
+    """The packets whose key is right, and what is to be told of the others, which are not to be settled."""
+    kept, errors = [], []
     for packet in packets:
         key, address, _, _ = packet
         operation = proactor.pending.get(address)
         if operation is None or key in (operation.endpoint.key, Key.POSTED):
             kept.append(packet)
         else:
-            proactor.on_stray(KeyMismatchError(f"a packet with the key {key} names {operation!r}"))
-    return kept
+            errors.append(KeyMismatchError(f"a packet with the key {key} names {operation!r}"))
+    return kept, errors

@@ -38,7 +38,7 @@ import sys
 from collections.abc import Callable
 from enum import Enum, IntEnum
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._win32.sockaddr import SOCKADDR_MAX
 from .._win32.types import DWORD, INT, OVERLAPPED, WSABUF
@@ -247,13 +247,6 @@ class WriteToOperation(OverlappedEx):
 
     _fields_ = [("wsabuf", WSABUF), ("receiver", ctypes.c_char * SOCKADDR_MAX)]
     __slots__ = ()
-
-
-class Arriving(Protocol):
-    """The place of a connection that an accept waits for."""
-
-    def close(self) -> object:
-        """There shall be none; or it came, and nobody wants it."""
 
 
 class AcceptOperation(OverlappedEx):

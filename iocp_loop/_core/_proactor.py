@@ -29,7 +29,7 @@ from ._cancels import Cancels
 from ._endpoint import Closable, Endpoint, Key
 from ._interrupted import InterruptedSubmits
 from ._kept import keep_for_ever, orphan_addresses
-from ._keys import matching
+from ._keys import sorted_out
 from ._operation import (
     IDLE,
     PENDING,
@@ -405,9 +405,13 @@ class Proactor:
         """From now on (or no longer), settle no packet whose key is not that of its operation's handle; see `_keys`."""
         self.__dict__.pop("settle", None)
         if check:
-            settle = self.settle
-            # The hot path has no branch for it.
-            self.settle = lambda packets, take: settle(matching(self, packets), take)  # type: ignore[method-assign]
+            self.settle = self._settle_checked  # type: ignore[method-assign]  # The hot path has no branch for it.
+
+    def _settle_checked(self, packets: Iterable[tuple[int, int, int, int]], take: Callable[[Settled], None]) -> None:
+        kept, errors = sorted_out(self, packets)
+        Proactor.settle(self, kept, take)
+        for error in errors:  # Told when the others are settled: whoever is told may do anything.
+            self.on_stray(error)
 
     def _unclaimed(self, key: int, address: int) -> None:
         if key == _WAKE:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .._core._endpoint import Endpoint, Kind
-from .._core._operation import Arriving, Deliver, OverlappedEx
+from .._core._endpoint import Closable, Endpoint, Kind
+from .._core._operation import Deliver, OverlappedEx
 from .._core._proactor import Proactor
 from .._win32.constants import LENGTH_MAX
 from .._win32.errors import status_error, winerror_from_status
@@ -138,7 +138,7 @@ class ListenerHandle(IoHandle, ABC):
         """The local and the remote SOCKADDR of the connection that came, packed."""
 
     @abstractmethod
-    def finish_accept(self, arriving: Arriving, listener: "socket.socket") -> "socket.socket":
+    def finish_accept(self, arriving: Closable, listener: "socket.socket") -> "socket.socket":
         """The connected socket, complete. May raise.
 
         Args:

@@ -372,7 +372,7 @@ class IocpEventLoop(BareSockets):
         if not isinstance(transp, StreamTransport):
             return await super()._sendfile_fallback(transp, file, offset, count)
         async with transp.behind_all_writes():
-            return await copy_file(self._services, transp.endpoint, file, offset, count)
+            return await copy_file(self._services, transp.endpoint, transp.handle, file, offset, count)
 
     # -- readiness ---------------------------------------------------------------------------------------------
 

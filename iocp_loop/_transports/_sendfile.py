@@ -10,7 +10,7 @@ import stat
 from typing import Any
 
 from .._asyncio import _private as private
-from .._asyncio._futures import OperationFuture
+from .._asyncio._futures import OperationFuture, undelivered
 from .._handles._base import StreamHandle
 from .._handles._sockets import SocketHandle
 from ._services import Services
@@ -57,7 +57,9 @@ def _size_of(file: Any) -> int:
     return facts.st_size
 
 
-async def copy_file(services: Services, endpoint: StreamHandle, file: Any, offset: int, count: int | None) -> int:
+async def copy_file(
+    services: Services, endpoint: StreamHandle, sock: Any, file: Any, offset: int, count: int | None
+) -> int:
     """`send_file` for a file object that is no regular file: read in a worker thread, chunk by chunk, and sent."""
     if offset:
         file.seek(offset)
@@ -68,7 +70,7 @@ async def copy_file(services: Services, endpoint: StreamHandle, file: Any, offse
             data = await services.loop.run_in_executor(None, file.read, size)
             if not data:
                 break
-            await _send_bytes(services, endpoint, data)
+            await _send_bytes(services, endpoint, sock, data)
             total += len(data)
     finally:
         # As for a regular file: behind the last byte sent, and not behind the last one read.
@@ -89,26 +91,27 @@ async def _send_chunk(
     data = await services.loop.run_in_executor(None, _read_at, file, offset, min(remaining, READ_CHUNK))
     if not data:
         raise EOFError(f"the file became shorter while it was sent: nothing at {offset}")
-    await _send_bytes(services, endpoint, data)
+    await _send_bytes(services, endpoint, sock, data)
     return len(data)
 
 
-async def _send_bytes(services: Services, endpoint: StreamHandle, data: bytes) -> None:
-    operation = endpoint.send_operation(_undelivered)
+async def _send_bytes(services: Services, endpoint: StreamHandle, sock: Any, data: bytes) -> None:
+    operation = endpoint.send_operation(undelivered)
     endpoint.set_send_vector(operation, [data])
-    await _submit(services, operation)
+    await _submit(services, operation, sock)
 
 
 async def _transmit(services: Services, endpoint: SocketHandle, sock: Any, file: Any, offset: int, count: int) -> int:
-    operation = endpoint.transmit_operation(_undelivered, sock, file, offset, count)
-    sent: int = await _submit(services, operation)
+    operation = endpoint.transmit_operation(undelivered, sock, file, offset, count)
+    sent: int = await _submit(services, operation, sock)
     if not sent:
         raise EOFError(f"the file became shorter while it was sent: nothing at {offset}")
     return sent
 
 
-def _submit(services: Services, operation: Any) -> OperationFuture:
-    future = OperationFuture(services.proactor, operation, lambda _operation, byte_count: byte_count, services.loop)
+def _submit(services: Services, operation: Any, sock: Any) -> OperationFuture:
+    loop = services.loop
+    future = OperationFuture(services.proactor, operation, lambda _operation, byte_count: byte_count, loop, sock)
     services.proactor.submit(operation)
     return future
 
@@ -117,7 +120,3 @@ def _read_at(file: Any, offset: int, size: int) -> bytes:
     file.seek(offset)
     data: bytes = file.read(size)
     return data
-
-
-def _undelivered(operation: Any, _status: int, _byte_count: int) -> None:
-    raise AssertionError(f"{operation!r} was settled before it had a future")

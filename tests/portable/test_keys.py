@@ -61,6 +61,20 @@ def test_a_packet_with_another_handles_key_is_a_named_error_and_takes_nothing_ba
     assert "READ" in str(stray)
 
 
+def test_it_is_told_when_the_others_of_its_batch_are_settled(two):
+    """Whoever is told may close, cancel and submit."""
+    two.proactor.check_keys()
+    other = two.ends[1].receive_operation(print, two.proactor.arena.buffer(10))
+    two.proactor.submit(other)
+    two.socks[0].send(b"abc")
+    (right,) = two.proactor._wait(1000)
+    assert right[1] == other.address
+    taken, seen = [], []
+    two.proactor.on_stray = lambda _error: seen.append(len(taken))
+    two.proactor.settle([packet(two, two.ends[1].key), right], taken.append)
+    assert (seen, [entry[0] for entry in taken]) == ([1], [other])
+
+
 def test_its_own_key_is_believed(two):
     two.proactor.check_keys()
     two.socks[1].send(b"abc")

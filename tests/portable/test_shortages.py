@@ -13,6 +13,7 @@ from iocp_loop._core._shortages import PAUSE_MAX_S, REFUSALS_MAX
 from iocp_loop._handles import _sockets
 from iocp_loop._handles._opening import open_socket
 from iocp_loop._handles._sockets import OverlappedSocket
+from iocp_loop._transports import _sendfile
 from iocp_loop._win32.constants import LENGTH_MAX, Error, Status, WsaError
 from iocp_loop._win32.errors import SHORTAGES, status_from_winerror, winerror_from_status
 
@@ -310,6 +311,27 @@ def test_a_future_waits_for_memory_with_its_operation():
         stage.kernel.chances.submit_failure = 0
         assert await receiving == b"to us"
         await sending
+        assert stage.peer.inbound == b"to the peer"
+
+    stage.play(scenario)
+
+
+def test_a_file_to_a_bare_socket_waits_for_memory_with_its_operation(tmp_path, monkeypatch):
+    """Nobody here owns the socket, so whether it is still open is asked of its object."""
+    monkeypatch.setattr(_sendfile, "TRANSMITS_MAX", 0)
+    path = tmp_path / "file"
+    path.write_bytes(b"to the peer")
+    stage = Stage()
+
+    async def scenario():
+        sock = known(stage)
+        stage.kernel.chances.submit_failure = 1
+        with path.open("rb") as file:
+            sending = asyncio.ensure_future(stage.loop._sock_sendfile_native(sock, file, 0, None))
+            await asyncio.sleep(1)
+            assert not sending.done()
+            stage.kernel.chances.submit_failure = 0
+            assert await sending == 11
         assert stage.peer.inbound == b"to the peer"
 
     stage.play(scenario)

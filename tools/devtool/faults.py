@@ -506,6 +506,14 @@ FAULTS = (
         "another-handles-key-believed", "_core/_keys.py", "key in (operation.endpoint.key, Key.POSTED)", "True", "keys"
     ),
     Fault(
+        "told-before-the-others-are-settled",
+        "_core/_proactor.py",
+        "        Proactor.settle(self, kept, take)\n",
+        "        for error in errors:\n            self.on_stray(error)\n        errors.clear()\n"
+        "        Proactor.settle(self, kept, take)\n",
+        "keys",
+    ),
+    Fault(
         "a-posted-key-not-believed",
         "_core/_keys.py",
         "(operation.endpoint.key, Key.POSTED)",
