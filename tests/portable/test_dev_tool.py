@@ -1,10 +1,12 @@
 """The parts of tools/dev.py that need neither Wine nor a network."""
 
 import multiprocessing
+import re
 import struct
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -24,6 +26,7 @@ from devtool import (  # noqa: E402
     newer_wine,
     newest,
     pins,
+    pypi,
     report,
     stdlib,
     wine,
@@ -223,12 +226,43 @@ def test_every_pin_is_a_sha256():
     assert len(set(hashes)) == len(hashes)
 
 
-@pytest.mark.parametrize("kind", ["test", "bench", "lint", "report"])
-def test_every_requirement_is_pinned_with_a_hash(kind):
-    text = (REPOSITORY / "tools" / f"requirements-{kind}.txt").read_text()
-    for requirement in text.replace("\\\n", " ").splitlines():
-        assert "==" in requirement
-        assert "--hash=sha256:" in requirement
+def test_a_line_for_pip_names_the_wheels_that_may_be_taken():
+    name, *hashes = pypi.pins_of("uv").split()
+    assert re.fullmatch(r"uv==[0-9.]+", name)
+    assert len(hashes) > 5
+    assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in hashes)
+
+
+def test_every_package_of_the_lock_is_pinned_with_hashes_and_has_a_wheel():
+    lock = tomllib.loads(pypi.LOCK.read_text())
+    names = set()
+    for package in lock["package"]:
+        if package["source"] == {"editable": "."}:
+            groups = package["dev-dependencies"]
+            continue
+        names.add(package["name"])
+        assert package["wheels"], package["name"]
+        assert all(wheel["hash"].startswith("sha256:") for wheel in package["wheels"])
+    wanted = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["dependency-groups"]
+    assert groups.keys() == wanted.keys()
+    assert {entry["name"] for group in groups.values() for entry in group} <= names
+
+
+def test_what_pip_is_given_has_no_markers(monkeypatch, tmp_path):
+    """pip would ask them about the Python that it runs in, which is not the one that it fills a folder for."""
+    exported = (
+        "colorama==0.4.6 ; sys_platform == 'win32' \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n"
+        "pytest==9.2.0 ; python_full_version < '3.15' and (sys_platform == 'linux') \\\n    --hash=sha256:22\n"
+    )
+    monkeypatch.setattr(pypi, "run_uv", lambda *_, **__: exported)
+    lines = pypi.requirements("test", tmp_path).read_text().splitlines()
+    assert [" ".join(line.split()) for line in lines] == [
+        "colorama==0.4.6 \\",
+        "--hash=sha256:00 \\",
+        "--hash=sha256:11",
+        "pytest==9.2.0 \\",
+        "--hash=sha256:22",
+    ]
 
 
 # ---- benchmarks

@@ -100,7 +100,7 @@ def test(request: Request) -> int:
     environ = {"IOCP_LOOP_STOMP": "1"} if request.stomp else {}
     status = 0
     if sys.platform != "win32" and concerns_portable_ring(request.arguments):
-        python = native.environment(sys.executable, native.own_name(), native.TEST_REQUIREMENTS)
+        python = native.environment(sys.executable, native.own_name(), "test")
         arguments = ["-m", "pytest", *request.arguments, *([] if names_tests(request.arguments) else [PORTABLE])]
         status = native.run(python, arguments, folder=REPOSITORY, environ=environ | {"PYTHONPATH": str(REPOSITORY)})
     arguments = ["-m", "pytest", *request.arguments, *([] if names_tests(request.arguments) else ["tests"])]
@@ -145,7 +145,7 @@ def bench(request: Request) -> int:
         status = in_windows_python(request.python, [*script, "--out", name], REPOSITORY)
         if status:
             return status
-    executable = native.environment(sys.executable, native.own_name(), native.REPORT_REQUIREMENTS)
+    executable = native.environment(sys.executable, native.own_name(), "report")
     command = ["benchmarks/report.py", str(results), "--counts", str(counts), "--out", str(folder)]
     status = native.run(executable, command, folder=REPOSITORY, environ={})
     if not status:
@@ -179,7 +179,7 @@ def python(request: Request) -> int:
 
 def lint(_request: Request) -> int:
     """Every check is run; the first that fails gives the exit status."""
-    executable = native.environment(sys.executable, native.own_name(), native.LINT_REQUIREMENTS)
+    executable = native.environment(sys.executable, native.own_name(), "lint")
     checks = (
         ["ruff", "check"],
         ["ruff", "format", "--check"],
@@ -218,7 +218,7 @@ def in_windows_python(
     if sys.platform == "win32":
         name = name or native.own_name()
         executable = native.interpreter(name)
-        made = native.environment(executable, name, native.TEST_REQUIREMENTS, optional=native.BENCH_REQUIREMENTS)
+        made = native.environment(executable, name, "test", optional="bench")
         return native.run(made, arguments, folder=folder, environ=environ | {"PYTHONPATH": str(REPOSITORY)})
     # Not above: it needs names that are missing on Windows.
     from . import runner

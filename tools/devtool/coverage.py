@@ -32,9 +32,7 @@ EXCUSED = {
 
 def measure(arguments: list[str]) -> int:
     """Run the ring, print the table; 1 if a room has too few, else the ring's own status."""
-    python = native.environment(
-        sys.executable, native.own_name(), native.TEST_REQUIREMENTS, native.COVERAGE_REQUIREMENTS
-    )
+    python = native.environment(sys.executable, native.own_name(), "test", "coverage")
     with tempfile.TemporaryDirectory() as folder:
         environ = {
             "COVERAGE_FILE": str(Path(folder) / "data"),

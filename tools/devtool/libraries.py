@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import cache, fetch, report, wine, winpython
+from . import cache, fetch, pypi, report, wine, winpython
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RING = REPOSITORY / "tests" / "libraries"
@@ -124,13 +124,8 @@ def unpack(archive: Path, suite: Path, source: str) -> None:
 
 def lock(library: Any, python: str) -> None:
     """Writes the versions of everything that a library's tests need, as of now."""
-    uv = shutil.which("uv")
-    if uv is None:
-        raise report.Trouble("--lock needs uv, which knows Windows' markers on any system: install it.")
-    command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", f"--python-version={python}"]
-    command += ["--python-platform=x86_64-pc-windows-msvc", "--only-binary=:all:", "-"]
+    command = ("pip", "compile", "--no-header", "--no-annotate", f"--python-version={python}")
+    system = ("--python-platform=x86_64-pc-windows-msvc", "--only-binary=:all:")
     wanted = "\n".join((f"{library.name}=={library.version}", *library.requirements))
-    answer = subprocess.run(command, input=wanted, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise report.Trouble(f"uv finds no versions for {library.name}: {answer.stderr.strip()}")
-    (RING / "locks" / f"{library.name}.txt").write_text(answer.stdout, newline="\n")
+    answer = pypi.run_uv(*command, *system, "-", what=f"the list of {library.name}", text_in=wanted)
+    (RING / "locks" / f"{library.name}.txt").write_text(answer, newline="\n")

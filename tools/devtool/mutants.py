@@ -50,7 +50,7 @@ def choose(arguments: list[str]) -> list[Fault]:
 
 def judge(fault: Fault) -> str:
     """caught, hangs (which is noticed as well), survived, or broken: the tests did not run at all."""
-    python = native.environment(sys.executable, native.own_name(), native.TEST_REQUIREMENTS)
+    python = native.environment(sys.executable, native.own_name(), "test")
     with tempfile.TemporaryDirectory(prefix="iocp_loop-") as scratch:
         folder = Path(scratch)
         for name in ("iocp_loop", "tests"):

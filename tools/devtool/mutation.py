@@ -61,9 +61,7 @@ def tests_of(room: str) -> list[str]:
 
 def try_room(room: str, tests: list[str]) -> list[str]:
     """Print what survives; for each, why it may, "" if nobody knows."""
-    python = native.environment(
-        sys.executable, native.own_name(), native.TEST_REQUIREMENTS, native.MUTATION_REQUIREMENTS
-    )
+    python = native.environment(sys.executable, native.own_name(), "test", "mutation")
     with tempfile.TemporaryDirectory(prefix="iocp_loop-") as scratch:
         folder = Path(scratch)
         for name in ("iocp_loop", "tests"):

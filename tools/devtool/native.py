@@ -11,15 +11,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from . import cache, fetch, pins, report
-
-TOOLS = Path(__file__).resolve().parent.parent
-TEST_REQUIREMENTS = TOOLS / "requirements-test.txt"
-BENCH_REQUIREMENTS = TOOLS / "requirements-bench.txt"
-LINT_REQUIREMENTS = TOOLS / "requirements-lint.txt"
-REPORT_REQUIREMENTS = TOOLS / "requirements-report.txt"
-COVERAGE_REQUIREMENTS = TOOLS / "requirements-coverage.txt"
-MUTATION_REQUIREMENTS = TOOLS / "requirements-mutation.txt"
+from . import cache, pins, pypi, report
 
 EXECUTABLE = "import sys; print(sys.executable)"
 
@@ -45,27 +37,22 @@ def interpreter(name: str) -> str:
     raise report.Trouble(f"Python {name} is not installed: get it from python.org, or choose another with --python.")
 
 
-def environment(executable: str, name: str, *requirements: Path, optional: Path | None = None) -> Path:
-    """The Python of a virtual environment that has these requirements, made now if it is not there."""
-    files = [*requirements, *([optional] if optional else [])]
-    identity = cache.key(executable, *(path.read_bytes() for path in files))
-    folder = cache.built_once(f"venv-{name}-{identity}", lambda part: make(executable, part, requirements, optional))
-    return python_in(folder)
+def environment(executable: str, name: str, *groups: str, optional: str | None = None) -> Path:
+    """The Python of a virtual environment that has what these groups want, made now if it is not there."""
+    identity = cache.key(executable, pypi.key(*groups, optional or ""))
+    return python_in(cache.built_once(f"venv-{name}-{identity}", lambda part: make(executable, part, groups, optional)))
 
 
-def make(executable: str, folder: Path, requirements: tuple[Path, ...], optional: Path | None) -> None:
-    with report.step(f"making a virtual environment of {executable}"):
-        # Without pip: Debian's Python cannot put one in, and ours works from outside.
-        command = [executable, "-m", "venv", "--without-pip", str(folder)]
-        subprocess.run(command, check=True)
-        install = ("--python", python_in(folder), "install", "--no-deps", "--require-hashes", "--only-binary=:all:")
-        for path in requirements:
-            fetch.pip(*install, "-r", path, what=path.name)
+def make(executable: str, folder: Path, groups: tuple[str, ...], optional: str | None) -> None:
+    with report.step(f"making a virtual environment of {executable} for {', '.join(groups)}"):
         if optional:
             try:
-                fetch.pip(*install, "-r", optional, what=optional.name)
+                pypi.environment(executable, folder, (*groups, optional))
             except report.Trouble as trouble:
                 report.say(f"left out: {trouble}")
+            else:
+                return
+        pypi.environment(executable, folder, groups)
 
 
 def python_in(folder: Path) -> Path:

@@ -9,7 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from . import cache, debian, fetch, native, report
+from . import cache, debian, fetch, pypi, report
 
 SUITE = "sid"
 # Of what the interpreter depends on, libraries are needed, and nothing that is configured.
@@ -25,7 +25,7 @@ def run(arguments: list[str], repository: Path) -> int:
     """The portable ring on it; pytest's exit status, or STATUS_UNAVAILABLE."""
     try:
         name, packages = choose(debian.read_index(SUITE))
-        identity = cache.key(*(fields["SHA256"] for fields in packages), native.TEST_REQUIREMENTS.read_bytes())
+        identity = cache.key(*(fields["SHA256"] for fields in packages), pypi.key("test"))
         folder = cache.built_once(f"newest-{name}-{identity}", lambda part: make(part, name, packages))
     except report.Trouble as trouble:
         report.say(f"the newest CPython cannot be had: {trouble}")
@@ -60,6 +60,5 @@ def make(folder: Path, name: str, packages: list[debian.Package]) -> None:
         # What was compiled for the stable ABI runs on any version.
         kinds = ("--no-deps", "--only-binary=:all:", "--implementation=cp", "--abi=abi3", "--abi=none")
         systems = ("--platform=any", "--platform=manylinux2014_x86_64", "--platform=manylinux_2_28_x86_64")
-        fetch.pip(
-            "install", *where, *kinds, *systems, "--require-hashes", "-r", native.TEST_REQUIREMENTS, what="pytest"
-        )
+        wanted = ("--require-hashes", "-r", pypi.requirements("test", folder))
+        fetch.pip("install", *where, *kinds, *systems, *wanted, what="pytest")

@@ -11,7 +11,7 @@ import subprocess
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from . import cache, fetch, native, pins, report, stdlib, wine
+from . import cache, fetch, pins, pypi, report, stdlib, wine
 
 HERE = Path(__file__).parent
 RECIPE = 1  # Raise it when build() does something else: the Windows Pythons are made anew then.
@@ -38,8 +38,8 @@ print("fit")
 def ensure(python: pins.WindowsPython, installed: wine.Wine) -> Path:
     """The python.exe of that Windows Python, made now if it is not there."""
     inputs = [str(RECIPE), repr(python), pins.PANDA3D, repr(pins.LIBRARY_PACKAGES.get(python.minor))]
-    files = (native.TEST_REQUIREMENTS, native.BENCH_REQUIREMENTS, *LAUNCHER)
-    name = f"python-{python.name}-{cache.key(*inputs, *(path.read_bytes() for path in files))}"
+    inputs.append(pypi.key("test", "bench"))
+    name = f"python-{python.name}-{cache.key(*inputs, *(path.read_bytes() for path in LAUNCHER))}"
     return cache.built_once(name, lambda folder: build(python, folder, installed)) / "python.exe"
 
 
@@ -53,7 +53,7 @@ def build(python: pins.WindowsPython, folder: Path, installed: wine.Wine) -> Non
         stdlib.copy_to(folder / "Lib", python, scratch)
         make_launcher(python, folder, scratch)
         make_stable_abi_forwarder(python, folder, scratch)
-        install_packages(python, folder / "Lib" / "site-packages")
+        install_packages(python, folder / "Lib" / "site-packages", scratch)
         check(python, folder, installed)
         shutil.rmtree(scratch)
 
@@ -152,13 +152,13 @@ def exported_names(dll: bytes) -> list[str]:
     return [dll[start : dll.index(b"\0", start)].decode("ascii") for start in starts]
 
 
-def install_packages(python: pins.WindowsPython, site_packages: Path) -> None:
+def install_packages(python: pins.WindowsPython, site_packages: Path, scratch: Path) -> None:
     """The pinned test dependencies, as wheels for Windows."""
     options = fetch.wheels_for_windows(python.minor, free_threaded=python.free_threaded, bits=python.bits)
     common = ("install", "--target", str(site_packages), "--no-deps", "--require-hashes", "--no-compile", *options)
     report.say("installing the test dependencies")
-    fetch.pip(*common, "-r", native.TEST_REQUIREMENTS, what="the test dependencies")
+    fetch.pip(*common, "-r", pypi.requirements("test", scratch), what="the test dependencies")
     try:
-        fetch.pip(*common, "-r", native.BENCH_REQUIREMENTS, what="winloop")
+        fetch.pip(*common, "-r", pypi.requirements("bench", scratch), what="winloop")
     except report.Trouble:
         report.say(f"winloop has no wheel for {python.name}: the benchmarks leave it out")
