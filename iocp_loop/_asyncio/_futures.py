@@ -40,9 +40,9 @@ class OperationFuture(asyncio.Future[Any]):
     def __init__(self, core: Proactor, operation: OverlappedEx, convert: Convert, loop: Any, conn: Any) -> None:
         super().__init__(loop=loop)
         self._core = core
-        self._conn = conn
+        self._conn: Any = conn
         self._operation = operation
-        self._convert = convert
+        self._convert: Convert = convert
         self._cancel_message: Any = None
         self._cancel_requested = False
         self._outcome: tuple[Any, BaseException | None] | None = None

@@ -60,7 +60,7 @@ ATTRIBUTES = (
 
 LOG_THRESHOLD = constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES
 ACCEPT_RETRY_DELAY_S = constants.ACCEPT_RETRY_DELAY
-SendfileMode = constants._SendfileMode
+SendfileMode = constants._SendfileMode  # pyright: ignore[reportPrivateUsage]
 SendfileNotAvailableError = exceptions.SendfileNotAvailableError
 BaseSubprocessTransport = base_subprocess.BaseSubprocessTransport
 SSLProtocol = sslproto.SSLProtocol
@@ -236,7 +236,8 @@ else:
     ThreadsafeHandle = Handle  # type: ignore[misc, assignment]
     lock_handle = None  # type: ignore[assignment]
 
-_FORMAT_TAKES_DEBUG = "debug" in inspect.signature(format_helpers._format_callback_source).parameters
+_format_source = format_helpers._format_callback_source  # pyright: ignore[reportPrivateUsage]
+_FORMAT_TAKES_DEBUG = "debug" in inspect.signature(_format_source).parameters
 
 
 def report_callback(loop: Any, handle: asyncio.Handle, exc: BaseException) -> None:

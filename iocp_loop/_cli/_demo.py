@@ -45,7 +45,7 @@ class EchoServer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._transport.write(data)
 
-    def connection_lost(self, _exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._side.accepted -= 1
         self._side.end_is_gone()
 

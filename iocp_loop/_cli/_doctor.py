@@ -204,7 +204,8 @@ def system_kind() -> str:
 
 def _say_experiments(page: _Page) -> list[str]:
     """Make them, a line or three each; the names of those that contradict what the loop relies on."""
-    kind, broken = system_kind(), []
+    kind = system_kind()
+    broken: list[str] = []
     page.say()
     page.say("What only a run can decide:")
     for experiment in EXPERIMENTS:

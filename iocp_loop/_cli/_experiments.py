@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,7 @@ from .._handles._base import StreamHandle
 from .._handles._blocking import console_mode
 from .._handles._opening import open_socket
 from .._win32.constants import FileFlag, Status
-from .._win32.kernel import Win32Kernel
+from .._win32.kernel import Win32Kernel, win32_kernel
 from .._win32.prototypes import bind
 from .._win32.types import DWORD
 from ._probes import connected, first_result
@@ -80,9 +80,9 @@ class Experiment:
 
 
 @contextmanager
-def _proactor() -> "Iterator[Proactor]":
+def _proactor() -> "Generator[Proactor]":
     """A proactor that asks once for an operation's end, on every system."""
-    kernel = Win32Kernel()
+    kernel = win32_kernel()
     kernel.forgets_cancels = False
     proactor = Proactor(arena=HeapArena(), kernel=kernel)
     try:
@@ -163,7 +163,7 @@ def cancel_of_one_receive() -> Answer:
         proactor.submit(first)
         proactor.submit(second)
         proactor.cancel(second)
-        ended = []
+        ended: list[OverlappedEx] = []
         while (settled := first_result(proactor, 0.3)) is not None:
             ended.append(settled[0])
         answers = {(True, True): "both end", (False, True): "one ends", (False, False): "none ends"}
@@ -296,12 +296,12 @@ def cancelled_console_read() -> Answer:
 
 def read_console() -> None:
     """In that child: print the answer."""
-    kernel = Win32Kernel()
+    kernel = win32_kernel()
     access = FileFlag.GENERIC_READ | FileFlag.GENERIC_WRITE
     handle = kernel.CreateFileW("CONIN$", access, 3, 0, FileFlag.OPEN_EXISTING, 0, 0)
     if console_mode(kernel, handle) is None:
         _say("not tried; the child has no console")
-    buffer, count, result = ctypes.create_unicode_buffer(8), DWORD(77), []
+    buffer, count, result = ctypes.create_unicode_buffer(8), DWORD(77), list[tuple[bool, int]]()
 
     def read() -> None:
         worked = kernel.ReadConsoleW(handle, ctypes.addressof(buffer), 8, ctypes.addressof(count), 0)
@@ -363,7 +363,7 @@ def datagram_to_nobody() -> Answer:
 def waits_of_a_millisecond() -> Answer:
     """How long a port's wait of one millisecond takes."""
     with _proactor() as proactor:
-        durations = []
+        durations: list[float] = []
         for _ in range(50):
             started = time.perf_counter()
             proactor.poll(1)

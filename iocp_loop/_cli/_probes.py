@@ -10,7 +10,7 @@ import socket
 import statistics
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ def _probe(function: Callable[..., Finding]) -> Callable[..., Finding]:
 
 
 @contextmanager
-def connected(family: int) -> "Iterator[tuple[socket.socket, socket.socket]]":
+def connected(family: int) -> "Generator[tuple[socket.socket, socket.socket]]":
     """Two ends of a TCP connection over the loopback."""
     host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
     with socket.socket(family, socket.SOCK_STREAM) as listener:
@@ -138,7 +138,7 @@ def probe_poll() -> Finding:
         with connected(socket.AF_INET) as (here, there):
             readiness = _readiness.of(proactor)
             registration = readiness.watch(
-                here.fileno(), _readiness.Interest.READ, lambda closed, *_: told.append(closed)
+                here.fileno(), _readiness.Interest.READ, lambda closed, _reset: told.append(closed)
             )
             proactor.select(0)  # It polls before it waits.
             early = bool(told)
@@ -215,7 +215,7 @@ def probe_wait_accuracy() -> Finding:
 
 
 def _median_duration(action: Callable[[], object]) -> float:
-    durations = []
+    durations: list[float] = []
     for _ in range(_WAITS_MEASURED):
         started = time.perf_counter()
         action()

@@ -23,6 +23,7 @@ class Arena(Protocol):
 
     def operation(self, cls: type[OperationT], io_type: IoType) -> OperationT:
         """A new operation in state IDLE."""
+        ...
 
     def buffer(self, size: int) -> Any:
         """A new array of `size` chars; a slice of it is bytes."""

@@ -43,7 +43,7 @@ class Cancels:
     """Those of one proactor."""
 
     def __init__(self, proactor: "Proactor") -> None:
-        self._proactor = proactor
+        self._proactor: Proactor = proactor
         self._kernel = proactor.kernel
         self._interrupted = proactor.interrupted
         self._unasked: list[tuple[Endpoint, OverlappedEx | None]] = []

@@ -38,7 +38,7 @@ class InterruptedSubmits:
     """
 
     def __init__(self, proactor: "Proactor") -> None:
-        self._proactor = proactor
+        self._proactor: Proactor = proactor
         self.codes: dict[int, int] = {}
 
     def close(self) -> None:

@@ -25,7 +25,8 @@ def sorted_out(
     proactor: "Proactor", packets: Packets
 ) -> tuple[list[tuple[int, int, int, int]], list[KeyMismatchError]]:
     """The packets whose key is right, and what is to be told of the others, which are not to be settled."""
-    kept, errors = [], []
+    kept: list[tuple[int, int, int, int]] = []
+    errors: list[KeyMismatchError] = []
     for packet in packets:
         key, address, _, _ = packet
         operation = proactor.pending.get(address)

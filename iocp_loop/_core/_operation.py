@@ -99,9 +99,8 @@ class LifetimeError(Exception):
 
 def tell_of(error: LifetimeError) -> None:
     """Tell of it where no caller is to be told: as Python does of exceptions that nobody can catch."""
-    sys.unraisablehook(
-        SimpleNamespace(exc_type=LifetimeError, exc_value=error, exc_traceback=None, err_msg=None, object=None)
-    )
+    told: Any = SimpleNamespace(exc_type=LifetimeError, exc_value=error, exc_traceback=None, err_msg=None, object=None)
+    sys.unraisablehook(told)
 
 
 # deliver(operation, status, byte_count): takes the result once the packet was dequeued. status is an NTSTATUS.

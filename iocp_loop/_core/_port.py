@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from .._win32.constants import INFINITE, INVALID_HANDLE_VALUE, TIMEOUT_MAX_MS, Error
 from .._win32.errors import os_error
-from .._win32.kernel import Kernel, Win32Kernel
+from .._win32.kernel import Kernel, win32_kernel
 from .._win32.prototypes import argument
 from .._win32.types import BOOL, DWORD, HANDLE, OVERLAPPED_ENTRY, OVERLAPPED_ENTRY_LAYOUT, POINTER_TO, ULONG
 
@@ -129,7 +129,7 @@ class CompletionPort:
     def __init__(self, concurrency: int = 0, *, kernel: Kernel | None = None) -> None:
         if not 0 <= concurrency <= 0xFFFF_FFFF:
             raise ValueError(f"concurrency must be 0 (one per processor) or more, not {concurrency}")
-        self._kernel: Kernel = Win32Kernel() if kernel is None else kernel
+        self._kernel: Kernel = win32_kernel() if kernel is None else kernel
         self._closing = False
         self._lock = threading.Lock()
         self._own = threading.local()  # `batch`: what this thread waits with

@@ -81,7 +81,7 @@ class Shortages:
     """Those of one proactor. They are begun again by its `select`."""
 
     def __init__(self, proactor: "Proactor") -> None:
-        self._proactor = proactor
+        self._proactor: Proactor = proactor
         self._clock = proactor.kernel.monotonic
         self._waiting: dict[int, _Turn] = {}  # by address
 

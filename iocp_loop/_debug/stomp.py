@@ -106,7 +106,10 @@ _quarantine: deque[int] = deque()
 
 def _stomp_the_dead() -> None:
     kept = {orphan.address for orphan in ORPHANS}
-    kept.update(ctypes.addressof(each.buffer) for each in ORPHANS if isinstance(each.buffer, ctypes.Array))
+    buffers: list[Any] = [orphan.buffer for orphan in ORPHANS]
+    for buffer in buffers:
+        if isinstance(buffer, ctypes.Array):
+            kept.add(ctypes.addressof(buffer))  # pyright: ignore[reportUnknownArgumentType]
     while _died:
         try:
             arena, address = _died.popleft()

@@ -62,6 +62,7 @@ class Wanted(Protocol):
 
     def wait(self, seconds: float) -> bool:
         """Sleep, or until the call is cancelled: True then."""
+        ...
 
 
 class _Pauses:
@@ -93,9 +94,11 @@ class BlockingHandle(Protocol):
 
     def read(self, size: int, call: Wanted) -> tuple[int, bytes]:
         """Wait for something and return at most `size` bytes of it; none of them is the end."""
+        ...
 
     def write(self, chunk: bytes, start: int, stop: int, call: Wanted) -> int:
         """Write `chunk[start:stop]`, all of it."""
+        ...
 
 
 def console_mode(kernel: Kernel, handle: int) -> int | None:
@@ -206,7 +209,7 @@ class PlainHandle:
                 self._pauses.wait(call)
         return Error.SUCCESS, size
 
-    def write(self, chunk: bytes, start: int, stop: int, _call: Wanted) -> int:
+    def write(self, chunk: bytes, start: int, stop: int, call: Wanted) -> int:
         """As in `BlockingHandle`."""
         kernel, memory = self._kernel, self._memory
         # SAFETY: the caller's frame keeps `chunk`, which is where the kernel reads from.

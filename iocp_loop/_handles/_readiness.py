@@ -148,7 +148,7 @@ class _Watch:
         self.operation = operation
         self.registrations: list[Registration] = []
         self.base = handle
-        self.asked = (0, 0)
+        self.asked: tuple[int, int] = (0, 0)
         self.polling = False
         self.leaving = False
 

@@ -53,7 +53,7 @@ class IocpEventLoop(BareSockets):
         self._listeners: dict[socket.socket, Listener] = {}
         self._pipe_servers: set[_pipe.PipeServer] = set()
         self._watchers = Watchers(self, self.proactor)
-        self._services = Services(self, self.proactor, self._turn)
+        self._services: Services = Services(self, self.proactor, self._turn)
         self._facts: dict[int, _questions.Facts] = {}  # of handles whose transport is being made
 
     def close(self) -> None:
@@ -226,9 +226,9 @@ class IocpEventLoop(BareSockets):
             )
         handle = _pipes.handle_of(pipe)
         facts = self._facts.get(handle) or _questions.ask(self.proactor.kernel, handle)
-        extra = {**(extra or {}), "pipe": pipe}
+        named: dict[str, Any] = {**(extra or {}), "pipe": pipe}
         endpoint = open_stream(self.proactor, handle, pipe, is_overlapped=facts.is_overlapped, kind=facts.kind)
-        return cls(self._services, endpoint, pipe, protocol, waiter=waiter, extra=extra)
+        return cls(self._services, endpoint, pipe, protocol, waiter=waiter, extra=named)
 
     async def connect_read_pipe(
         self, protocol_factory: Callable[[], _Protocol], pipe: Any

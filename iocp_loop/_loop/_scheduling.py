@@ -244,7 +244,7 @@ class SchedulingLoop(private.BaseLoop):
             self._take_timers_back()
         timers = self._timer_heap
         if len(timers) > TIMERS_KEPT_MAX and 2 * self._timer_cancelled_count > len(timers):
-            kept = []
+            kept: list[Any] = []
             for timer in timers:
                 if timer[2]._cancelled:
                     timer[2]._scheduled = False

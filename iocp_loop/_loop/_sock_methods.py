@@ -23,7 +23,8 @@ class BareSockets(TurningLoop):
 
     _stdlib_proactor: IocpProactor
 
-    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:
+    # Named as both of asyncio's own loops name it; the abstract loop says nbytes.
+    async def sock_recv(self, sock: socket.socket, n: int) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Receive up to `n` bytes. A time-out or cancellation loses none: see `IocpProactor`."""
         _check_nonblocking(sock, "sock_recv")
         give_back = self._stdlib_proactor.give_back

@@ -52,7 +52,7 @@ class EndpointTransport(asyncio.Transport):
         self.services = services
         self.context = contextvars.copy_context() if context is None else context
         self._endpoint = endpoint
-        self._handle = handle
+        self._handle: Any = handle
         self._exception: BaseException | None = None
         self._is_overdue = False  # connection_lost had its turn before the kernel had let go of the endpoint
 

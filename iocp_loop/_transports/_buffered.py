@@ -24,6 +24,7 @@ class Fed(Protocol):
     @property
     def feeds(self) -> bool:
         """Whether the protocol wants data now, by the socket's own call."""
+        ...
 
     def keep_for_later(self, rest: bytes) -> None:
         """The protocol was interrupted: what it has not taken comes first, the next time."""

@@ -448,7 +448,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         else:
             self.close_endpoint(None)
 
-    def _abandon(self, _exc: BaseException | None) -> None:
+    def _abandon(self, exc: BaseException | None) -> None:  # noqa: ARG002
         self.reception, self.sending = STOPPED, LOST
         self._queue.clear()
         self._queued_size = 0

@@ -27,7 +27,7 @@ class FlowControl:
     __slots__ = ("_low", "_transport", "high", "paused", "was_set")
 
     def __init__(self, transport: Told) -> None:
-        self._transport = transport
+        self._transport: Told = transport
         self.high, self._low = HIGH_WATER_DEFAULT, HIGH_WATER_DEFAULT // 4
         self.paused = self.was_set = False
 

@@ -22,13 +22,14 @@ class Quiet(Protocol):
 
     def pass_round(self) -> bool:
         """Whether it has cancelled its receive."""
+        ...
 
 
 class IdleRounds:
     """The rounds of one loop."""
 
     def __init__(self, loop: Any) -> None:
-        self._loop = loop
+        self._loop: Any = loop
         # Those that have a buffer, and may rest, by their id. Weakly: a transport that nobody has any more, and that
         # waits for nothing, is to die and say that it was not closed.
         self._readers: dict[int, weakref.ref[Quiet]] = {}

@@ -47,7 +47,7 @@ class Lingerings:
     """Those of one loop. Used from its thread only."""
 
     def __init__(self, loop: Any, proactor: Proactor) -> None:
-        self.loop = loop
+        self.loop: Any = loop
         self.proactor = proactor
         self._all: dict[Lingering, None] = {}  # the oldest first
         self._memory: Any = None

@@ -43,7 +43,9 @@ class ReadPipeTransport(StreamTransport):
 
     # No slots: pipes are few, and what stands in for a subprocess's stream in tests sets methods on the instance.
 
-    writelines, write_eof, can_write_eof = _Absent(), _Absent(), _Absent()
+    writelines: Any = _Absent()
+    write_eof: Any = _Absent()
+    can_write_eof: Any = _Absent()
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

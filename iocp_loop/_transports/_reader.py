@@ -74,7 +74,7 @@ class Reader:
     )
 
     def __init__(self, transport: Connection, endpoint: StreamHandle, direct: Any) -> None:
-        self.transport = transport
+        self.transport: Connection = transport
         self._endpoint = endpoint
         self._proactor = transport.services.proactor
         self._callbacks = transport.services.turn.callbacks
@@ -218,7 +218,7 @@ class Reader:
             self.receive = OUT
             if self._operation is None and self._begin():
                 return
-            self._proactor.submit(self._operation)
+            self._proactor.submit(self._operation)  # pyright: ignore[reportArgumentType]  # `_begin` has made one.
         except (SystemExit, KeyboardInterrupt):
             if self._operation is None or not self._proactor.holds(self._operation):
                 self.transport.services.turn.unarmed.append(self)

@@ -83,5 +83,6 @@ def as_bytes_like(data: Any) -> Any:
     if isinstance(data, bytes | bytearray):
         return data
     if isinstance(data, memoryview):
-        return data if data.format == "B" and data.contiguous and data.ndim == 1 else data.tobytes()
+        view: memoryview[Any] = data  # pyright: ignore[reportUnknownVariableType]
+        return view if view.format == "B" and view.contiguous and view.ndim == 1 else view.tobytes()
     raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import contextvars
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from .._asyncio import _private as private
@@ -221,7 +221,7 @@ class StreamTransport(EndpointTransport):
     # -- for loop.sendfile -------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def behind_all_writes(self) -> AsyncIterator[None]:
+    async def behind_all_writes(self) -> AsyncGenerator[None]:
         """Refuse writes; the body runs when all earlier ones have gone out. Raises RuntimeError if another one does."""
         waiter = self._writer.make_empty_waiter()
         try:

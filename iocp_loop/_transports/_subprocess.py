@@ -16,7 +16,8 @@ class SubprocessTransport(private.BaseSubprocessTransport):
         self._proc = private.popen(
             args, shell=shell, stdin=stdin, stdout=stdout, stderr=stderr, bufsize=bufsize, **kwargs
         )
-        exited = self._loop.wait_for_handle(int(self._proc._handle))  # type: ignore[attr-defined]  # noqa: SLF001
+        loop: Any = self._loop
+        exited = loop.wait_for_handle(int(self._proc._handle))  # type: ignore[attr-defined]  # noqa: SLF001
         exited.add_done_callback(self._on_exit)
 
     def _on_exit(self, exited: Any) -> None:

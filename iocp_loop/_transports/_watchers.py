@@ -53,7 +53,7 @@ class Watchers:
     """The readers and writers of one loop. Used from the loop's thread only."""
 
     def __init__(self, loop: Any, proactor: Proactor) -> None:
-        self._loop = loop
+        self._loop: Any = loop
         self.proactor = proactor
         self._table: dict[tuple[int, Interest], _Watcher] = {}
 

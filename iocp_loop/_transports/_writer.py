@@ -89,7 +89,7 @@ class Writer:
     _queue_type = SendQueue
 
     def __init__(self, transport: Connection, endpoint: StreamHandle, send_now: Callable[[Any], int]) -> None:
-        self.transport = transport
+        self.transport: Connection = transport
         self._endpoint = endpoint
         self._proactor = transport.services.proactor
         self._send_now = send_now

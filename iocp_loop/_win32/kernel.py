@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from . import prototypes
 from .constants import (
@@ -43,9 +43,11 @@ class Kernel(Protocol):
 
     def monotonic(self) -> float:
         """Seconds, on a clock that only goes forward."""
+        ...
 
     def last_error(self) -> int:
         """The code of the calling thread's last failed call through this object."""
+        ...
 
     def clear_last_error(self) -> object:
         """Let `last_error` of the calling thread be 0 until its next failed call."""
@@ -55,6 +57,7 @@ class Kernel(Protocol):
 
     def skips_port_safely(self, sock: Any) -> bool:
         """Whether FILE_SKIP_COMPLETION_PORT_ON_SUCCESS may be set on a socket of `sock`'s provider."""
+        ...
 
     def hasten_refusal(self, sock: Any) -> None:
         """Let a connect of `sock`, which goes to this machine, fail at once where nobody listens. May do nothing."""
@@ -98,6 +101,11 @@ class Kernel(Protocol):
     def SetEvent(self, event: int, /) -> int: ...
     def NtCreateFile(self, *args: Any) -> int: ...
     def NtDeviceIoControlFile(self, *args: Any) -> int: ...
+
+
+def win32_kernel() -> Kernel:
+    """A `Win32Kernel`. Its calls are found by `__getattr__`, in which a protocol is not recognised."""
+    return cast("Kernel", Win32Kernel())
 
 
 class Win32Kernel:

@@ -28,16 +28,17 @@ def encode(family: int, address: Any) -> bytes:
         ValueError: a host that is not numeric, or a family without IP addresses.
         OverflowError: a port outside 0-65535.
     """
-    if not isinstance(address, tuple) or len(address) < 2:
+    parts: tuple[Any, ...] = address if isinstance(address, tuple) else ()  # pyright: ignore[reportUnknownVariableType]
+    if len(parts) < 2:
         raise TypeError(f"an internet address is a tuple (host, port), not {address!r}")
-    host, port = address[0], address[1]
+    host, port = parts[0], parts[1]
     if not 0 <= port <= 0xFFFF:
         raise OverflowError(f"port must be 0-65535, not {port}")
     try:
         if family == socket.AF_INET:
             return _IPV4.pack(WINDOWS_AF_INET, port.to_bytes(2, "big"), socket.inet_pton(socket.AF_INET, host))
         if family == socket.AF_INET6:
-            flowinfo, scope = (*address[2:4], 0, 0)[:2]
+            flowinfo, scope = (*parts[2:4], 0, 0)[:2]
             host, _, zone = host.partition("%")
             if zone.isdecimal() and not scope:
                 scope = int(zone)
@@ -63,9 +64,10 @@ def resolve(family: int, address: Any) -> bytes:
         ValueError: a family without IP addresses; a host that can be no name.
     """
     most = 2 if family == socket.AF_INET else 4
-    if not isinstance(address, tuple) or not 2 <= len(address) <= most:
+    parts: tuple[Any, ...] = address if isinstance(address, tuple) else ()  # pyright: ignore[reportUnknownVariableType]
+    if not 2 <= len(parts) <= most:
         raise TypeError(f"an internet address is a tuple (host, port), not {address!r}")
-    host, numbers = address[0], address[1:]
+    host, numbers = parts[0], parts[1:]
     if not isinstance(host, str | bytes | bytearray) or not all(hasattr(number, "__index__") for number in numbers):
         raise TypeError(f"a host is a string and a port a number, not {address!r}")
     if any(not 0 <= number <= limit for number, limit in zip(numbers, _LIMITS, strict=False)):

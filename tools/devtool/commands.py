@@ -184,6 +184,7 @@ def lint(_request: Request) -> int:
         ["ruff", "check"],
         ["ruff", "format", "--check"],
         ["mypy", "--strict", "--platform", "win32", "iocp_loop"],
+        ["basedpyright"],  # pyright with its Node in the wheel; in its own mode, see pyproject.toml
         # The half of the tool that is for Linux.
         ["mypy", "--strict", "--platform", "linux", "tools/dev.py"],
     )
