@@ -9,9 +9,21 @@
         operation, status, byte_count = settled.popleft()
         operation.deliver(operation, status, byte_count)
 
-A thread of its own may wait by `select`. Many threads may wait on one port: each by `CompletionPort.wait`, and gives
-what it gets to `Proactor.settle`, by which each operation's memory is the program's again. Who owns memory when: see
-`OverlappedEx`. A whole server is examples/worker_threads.py.
+Four things, and what each of them is for:
+
+* `CompletionPort` is the kernel's queue. Any thread may wait on it and post to it.
+* `Proactor` owns what is outstanding: `submit`, `cancel`, `select` or `settle`, `close_endpoint`, `close`. Memory that
+  the kernel may write to stays in its table until the packet has come.
+* A handle is opened by `open_socket`, `open_stream`, `create_pipe` or `connect_pipe`. Its methods make operations.
+* An operation, an `OverlappedEx`, is submitted, settled, and may be submitted again. Who owns its memory when is said
+  there. `wait_operation` makes one that waits for a process, an event or a timer.
+
+One thread may do everything by `select`, as above. Many threads may wait on one port: each calls `CompletionPort.wait`,
+and gives what it gets to `Proactor.settle`, by which each operation's memory is the program's again. Whoever touches
+the operations of one endpoint then holds a lock of that endpoint. A server of this kind is examples/worker_threads.py.
+
+What the kernel answers is never raised by `submit`: every outcome, also a call that failed at once, is settled with a
+`status`. `error_of` makes an exception of it, `winerror_of` its number.
 """
 
 from ._core._arena import Arena, HeapArena
@@ -34,10 +46,12 @@ from ._core._operation import (
 from ._core._port import CompletionPort, Packet
 from ._core._proactor import Proactor, Settled
 from ._handles._base import DatagramHandle, IoHandle, ListenerHandle, Outcome, StreamHandle, error_of, winerror_of
-from ._handles._opening import open_socket, open_stream
+from ._handles._opening import connect_pipe, create_pipe, open_socket, open_stream
 from ._handles._pipes import OverlappedPipe
-from ._handles._sockets import OverlappedSocket, SocketHandle
+from ._handles._sockets import OverlappedSocket, SocketHandle, bind_to_any
+from ._handles._waits import WaitOperation, is_signalled, wait_operation
 from ._win32.kernel import Kernel
+from ._win32.sockaddr import resolve as packed_address
 
 __all__ = [
     "AcceptOperation",
@@ -69,10 +83,17 @@ __all__ = [
     "State",
     "StreamHandle",
     "TransmitOperation",
+    "WaitOperation",
     "WriteOperation",
     "WriteToOperation",
+    "bind_to_any",
+    "connect_pipe",
+    "create_pipe",
     "error_of",
+    "is_signalled",
     "open_socket",
     "open_stream",
+    "packed_address",
+    "wait_operation",
     "winerror_of",
 ]

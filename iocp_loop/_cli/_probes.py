@@ -171,11 +171,9 @@ def probe_handle_wait() -> Finding:
     proactor = Proactor(arena=HeapArena())
     event = bind("CreateEventW")(0, 1, 0, None)
     try:
-        record = _waits.endpoint(proactor)
-        proactor.submit(_waits.wait_operation(proactor, record, ignore, event, 1000))
+        proactor.submit(_waits.wait_operation(proactor, event, ignore, 1.0))
         bind("SetEvent")(event)
         settled = first_result(proactor)
-        proactor.close_endpoint(record)
         works = settled is not None and settled[2] == _waits.SIGNALLED
         return Finding(works, "a signalled event came as a packet" if works else f"a signalled event came as {settled}")
     finally:

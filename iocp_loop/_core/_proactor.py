@@ -85,9 +85,9 @@ class Proactor:
         self.interrupted = InterruptedSubmits(self)
         self.cancels = Cancels(self)
         self.shortages = Shortages(self)
-        self.counts: dict[int, int] = {}  # operations submitted, by IoType; see `count_operations`
-        # Told of a packet that names no operation of ours. Not raised here: the rest of its batch must be settled.
-        self.on_stray: Callable[[LifetimeError], object] = tell_of
+        # Told of a packet that names no operation of ours, and of a thread that was abandoned. Not raised: the rest of
+        # the packet's batch must be settled. While nobody is here, `tell_of` is told.
+        self.on_stray: list[Callable[[LifetimeError], object]] = []
         # Called once, before the next wait: where sockets are polled again, with all that changed during the turn.
         self.before_wait: list[Callable[[], None]] = []
         # What others keep for this proactor, by a key of theirs; closed with it.
@@ -411,7 +411,12 @@ class Proactor:
         kept, errors = sorted_out(self, packets)
         Proactor.settle(self, kept, take)
         for error in errors:  # Told when the others are settled: whoever is told may do anything.
-            self.on_stray(error)
+            self.stray(error)
+
+    def stray(self, error: LifetimeError) -> None:
+        """Tell all of `on_stray`."""
+        for tell in [*self.on_stray] or [tell_of]:
+            tell(error)
 
     def _unclaimed(self, key: int, address: int) -> None:
         if key == _WAKE:
@@ -424,7 +429,7 @@ class Proactor:
             # An operation that an earlier close had to give up on has come home. It stays where it is: harmless.
             pass
         elif address:
-            self.on_stray(LifetimeError(f"a packet for key {key} names address {address:#x}, which nobody submitted"))
+            self.stray(LifetimeError(f"a packet for key {key} names address {address:#x}, which nobody submitted"))
         # Otherwise a packet posted by hand with a key of its own: it has done its work by waking us.
 
     def wake(self) -> None:
@@ -480,19 +485,8 @@ class Proactor:
         self.cancels.close()
         self.shortages.close()
         self.interrupted.close()
-        self.on_stray = tell_of  # Whoever else was told is let go: it may be what owns this proactor.
+        self.on_stray.clear()  # One of them may own this proactor.
         return stuck
-
-    def count_operations(self) -> dict[int, int]:
-        """Begin to count submitted operations by `IoType`; returns the live table."""
-        submit, counts = self.submit, self.counts
-
-        def submit_counted(operation: OverlappedEx) -> bool:
-            counts[operation.type] = counts.get(operation.type, 0) + 1
-            return submit(operation)
-
-        self.submit = submit_counted  # type: ignore[method-assign]  # The hot path has no branch for it.
-        return counts
 
     def release(self, operation: OverlappedEx) -> None:
         """Give an operation's memory back to the arena. Raises LifetimeError if the kernel owns it."""

@@ -6,8 +6,10 @@ from typing import Any
 from .._core._endpoint import Kind
 from .._core._proactor import Proactor
 from .._win32.constants import Error
+from .._win32.kernel import Kernel
+from . import _pipes
 from ._base import StreamHandle
-from ._pipes import open_overlapped
+from ._pipes import OverlappedPipe, open_overlapped
 from ._shared_sockets import open_shared
 from ._sockets import OverlappedSocket, SocketHandle
 from ._threaded import open_threaded
@@ -58,3 +60,80 @@ def open_stream(
     if is_overlapped:
         return open_overlapped(proactor, handle, owner)
     return open_threaded(proactor, handle, owner, kind)
+
+
+class OwnedHandle:
+    """A handle of ours, as the owner of an endpoint. Its thread-safety is the endpoint's.
+
+    Args:
+        kernel: whose handle it is.
+        handle: the OS handle.
+    """
+
+    def __init__(self, kernel: Kernel, handle: int) -> None:
+        self._kernel = kernel
+        self._handle = handle
+
+    def close(self) -> None:
+        """Close it. Twice is once."""
+        handle, self._handle = self._handle, 0
+        if handle:
+            self._kernel.CloseHandle(handle)
+
+
+def create_pipe(
+    proactor: Proactor, name: str, *, first: bool = True, message_mode: bool = False, remote: bool = False
+) -> OverlappedPipe:
+    r"""Make a server's instance of a named pipe, and associate it with the proactor's port.
+
+    Its `connect_operation` is over when a client has come. Closing the endpoint closes it. Thread-safe.
+
+    Args:
+        proactor: delivers its packets.
+        name: ``\\.\pipe\...``, 256 characters at most.
+        first: whether this must be the first instance of that name. False for those that wait beside it.
+        message_mode: keep the boundaries between writes.
+        remote: accept clients from other machines, too.
+
+    Raises:
+        PermissionError: the name exists already, and `first` was asked for (`winerror` 5).
+        OSError: any other answer of CreateNamedPipe or of the port.
+
+    Source: MSDN, CreateNamedPipeW.
+    """
+    kernel = proactor.kernel
+    return _owned(proactor, _pipes.create_instance(kernel, name, first=first, message_mode=message_mode, remote=remote))
+
+
+def connect_pipe(proactor: Proactor, name: str, *, message_mode: bool = False) -> OverlappedPipe:
+    r"""Open a named pipe as its client, and associate it with the proactor's port. It does not wait. Thread-safe.
+
+    Args:
+        proactor: delivers its packets.
+        name: ``\\.\pipe\...``
+        message_mode: receive message by message; the server must have made the pipe so.
+
+    Raises:
+        FileNotFoundError: nobody serves that name.
+        OSError: with `winerror` 231 while every instance has its client.
+
+    Source: MSDN, CreateFileW; Named Pipe Client.
+    """
+    kernel = proactor.kernel
+    handle = _pipes.open_client(kernel, name)
+    if message_mode:
+        try:
+            _pipes.set_message_mode(kernel, handle, name)
+        except OSError:
+            kernel.CloseHandle(handle)
+            raise
+    return _owned(proactor, handle)
+
+
+def _owned(proactor: Proactor, handle: int) -> OverlappedPipe:
+    owner = OwnedHandle(proactor.kernel, handle)
+    try:
+        return open_overlapped(proactor, handle, owner)
+    except BaseException:
+        owner.close()
+        raise

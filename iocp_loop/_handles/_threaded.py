@@ -11,7 +11,7 @@ be hit.
 
 Some calls cannot be interrupted at all. After CANCEL_TIMEOUT_S the operation is answered without them: the thread is
 abandoned in its call, the handle stays open (closing it would block as well), and the memory that the kernel may write
-is the thread's own and is kept for the life of the process. That is reported through `Proactor.on_stray`. What such a
+is the thread's own and is kept for the life of the process. That is reported through `Proactor.stray`. What such a
 call reads after all is lost. Known: QUIRK(wine) a pipe of Unix as standard stream.
 
 A synchronous handle does one thing at a time, so it is used in one direction only: reading and writing on the same
@@ -283,7 +283,7 @@ class Worker:
                 f"a blocking call on {self._name} could not be interrupted in {CANCEL_TIMEOUT_S} s: "
                 "its thread, its memory and the handle are kept for the life of the process"
             )
-            self._proactor.on_stray(LifetimeError(message))
+            self._proactor.stray(LifetimeError(message))
         elif self._pipe is not None:
             try:
                 self._pipe.close()

@@ -305,21 +305,45 @@ def _duplicate(kernel: Kernel, handle: int) -> int:
     return own.value or 0
 
 
-def endpoint(proactor: Proactor) -> Endpoint:
+class Waits(Endpoint):
     """The record that waits of one proactor hang on: no handle of the port's, but closed and counted like one."""
-    record = Endpoint(0, None, Kind.WAIT)
-    record.skips_port = True  # What `start` has seen already needs no packet.
-    proactor.enrol(record)
-    return record
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(0, None, Kind.WAIT)
+        self.skips_port = True  # What `start` has seen already needs no packet.
+
+    def close(self) -> None:
+        """Its proactor is closed, and has ended the waits."""
 
 
-def wait_operation(
-    proactor: Proactor, record: Endpoint, deliver: Deliver, handle: int, timeout_ms: int
-) -> WaitOperation:
-    """A wait for `handle` of at most `timeout_ms` (INFINITE: for ever); `is_signalled` reads its result."""
+def of(proactor: Proactor) -> Waits:
+    """The record of a proactor, made when it is first asked for."""
+    found = proactor.attached.get(Waits)
+    if found is None:
+        found = proactor.attached[Waits] = Waits()
+        proactor.enrol(found)
+    assert isinstance(found, Waits)
+    return found
+
+
+def wait_operation(proactor: Proactor, handle: int, deliver: Deliver, timeout: float | None = None) -> WaitOperation:
+    """An operation that is over when a process, event, timer or other waitable handle is signalled.
+
+    `Proactor.submit` begins it; `is_signalled` reads its result. Each thread of ours waits for up to 63 handles.
+
+    Args:
+        proactor: delivers its packet.
+        handle: the OS handle. It is duplicated when the wait begins, and may be closed after that.
+        deliver: as for any operation.
+        timeout: seconds, rounded up to whole milliseconds; None waits for ever.
+
+    Source: MSDN, WaitForMultipleObjects.
+    """
     operation = proactor.arena.operation(WaitOperation, IoType.WAIT)
-    wait = HandleWait(proactor.port, operation.address, handle, timeout_ms)
-    operation.endpoint = record
+    wait = HandleWait(proactor.port, operation.address, handle, timeout_to_ms(timeout))
+    operation.endpoint = of(proactor)
     operation.deliver = deliver
     operation.start = wait.start
     operation.args = ()

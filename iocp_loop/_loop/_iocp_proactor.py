@@ -22,9 +22,7 @@ from .._asyncio._futures import (
     keep_datagram,
     undelivered,
 )
-from .._core._endpoint import Endpoint
 from .._core._operation import SEND_MAX, IoType, OverlappedEx, ReadOperation
-from .._core._port import timeout_to_ms
 from .._core._proactor import Proactor
 from .._handles import _pipes, _waits
 from .._handles._base import IoHandle, StreamHandle
@@ -53,7 +51,6 @@ class IocpProactor:
         self.core = Proactor() if core is None else core
         self._loop: Any = None
         self._known: dict[int, tuple[weakref.ref[Any], IoHandle]] = {}
-        self._waits: Endpoint | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.core!r}>"
@@ -313,10 +310,7 @@ class IocpProactor:
         return future
 
     def _wait(self, handle: Any, timeout: float | None) -> OperationFuture:
-        if self._waits is None:
-            self._waits = _waits.endpoint(self.core)
-        milliseconds = timeout_to_ms(timeout)
-        operation = _waits.wait_operation(self.core, self._waits, undelivered, int(handle), milliseconds)
+        operation = _waits.wait_operation(self.core, int(handle), undelivered, timeout)
         return self._submit(operation, None, _waits.is_signalled)
 
     # -- what a stdlib loop calls besides ----------------------------------------------------------------------

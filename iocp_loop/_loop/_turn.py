@@ -46,7 +46,7 @@ class TurningLoop(SchedulingLoop):
     def __init__(self, *, kernel: Kernel | None = None) -> None:
         self.proactor = Proactor(kernel=kernel)
         super().__init__()  # Which sets debug mode.
-        self.proactor.on_stray = self._on_stray
+        self.proactor.on_stray.append(self._on_stray)
         self._outstanding = self.proactor.pending
         self._signals = SignalWakeup(self.proactor, self._call_first)
         self._selector = OtherTurns(

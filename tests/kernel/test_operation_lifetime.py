@@ -106,7 +106,7 @@ def test_an_operation_lost_while_the_kernel_owns_it_is_revived_and_reported(proa
     reports = []
     monkeypatch.setattr(sys, "unraisablehook", lambda report: reports.append(repr(report.exc_value)))
     strays = []
-    proactor.on_stray = strays.append
+    proactor.on_stray.append(strays.append)
     with Receiver(proactor) as receiver, orphans_expected(1):
         operation = receiver.endpoint.receive_operation(receiver.deliver, proactor.arena.buffer(8))
         proactor.submit(operation)
@@ -124,7 +124,7 @@ def test_an_operation_lost_while_the_kernel_owns_it_is_revived_and_reported(proa
 
 def test_a_packet_nobody_submitted_is_reported_and_the_batch_goes_on(receiver, proactor):
     strays = []
-    proactor.on_stray = strays.append
+    proactor.on_stray.append(strays.append)
     receiver.submit()
     receiver.peer.send(b"mine")
     wait_until(lambda: receiver.operation.Internal != Status.PENDING)

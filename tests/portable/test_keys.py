@@ -23,7 +23,7 @@ class Two:
         self.proactor = Proactor(kernel=self.kernel)
         self.kernel.watch(self.proactor)
         self.strays = []
-        self.proactor.on_stray = self.strays.append
+        self.proactor.on_stray.append(self.strays.append)
         self.socks = self.kernel.socketpair()
         self.ends = [self.proactor.register(OverlappedSocket(sock.fileno(), sock)) for sock in self.socks]
         buffer = self.proactor.arena.buffer(10)
@@ -70,7 +70,7 @@ def test_it_is_told_when_the_others_of_its_batch_are_settled(two):
     (right,) = two.proactor._wait(1000)
     assert right[1] == other.address
     taken, seen = [], []
-    two.proactor.on_stray = lambda _error: seen.append(len(taken))
+    two.proactor.on_stray[:] = [lambda _error: seen.append(len(taken))]
     two.proactor.settle([packet(two, two.ends[1].key), right], taken.append)
     assert (seen, [entry[0] for entry in taken]) == ([1], [other])
 

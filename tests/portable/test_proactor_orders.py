@@ -411,7 +411,7 @@ def test_a_packet_of_an_earlier_orphan_is_not_a_stray():
     close(first, kernel, timeout=0.001)
     second = Proactor(kernel=kernel, arena=PatternArena())
     strays = []
-    second.on_stray = strays.append
+    second.on_stray.append(strays.append)
     kernel.inject(end.endpoint.key, end.receive.address)
     second.select(0)
     assert strays == []
@@ -425,7 +425,7 @@ def test_a_packet_that_names_no_operation_is_reported_and_its_batch_is_settled()
     kernel = FakeKernel(0, Chances(inline=0, idle=0))
     proactor = new_proactor(kernel)
     strays = []
-    proactor.on_stray = strays.append
+    proactor.on_stray.append(strays.append)
     sock, peer = kernel.socketpair()
     end = Connection(proactor, sock, skip_port=True)
     kernel.inject(end.endpoint.key, end.send.address)
@@ -446,7 +446,7 @@ def test_a_packet_of_a_closed_endpoint_finds_nobody():
     kernel = FakeKernel(0, Chances(idle=0))
     proactor = new_proactor(kernel)
     strays = []
-    proactor.on_stray = strays.append
+    proactor.on_stray.append(strays.append)
     first = Connection(proactor, kernel.socketpair()[0], skip_port=True)
     address = first.receive.address
     first.close()

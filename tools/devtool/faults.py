@@ -509,7 +509,7 @@ FAULTS = (
         "told-before-the-others-are-settled",
         "_core/_proactor.py",
         "        Proactor.settle(self, kept, take)\n",
-        "        for error in errors:\n            self.on_stray(error)\n        errors.clear()\n"
+        "        for error in errors:\n            self.stray(error)\n        errors.clear()\n"
         "        Proactor.settle(self, kept, take)\n",
         "keys",
     ),
