@@ -6,10 +6,13 @@
     tools/dev.py test   [ARGS]    pytest ARGS; --stomp: with the stomp mode's guarded memory
     tools/dev.py bench  [ARGS]    benchmarks/run.py ARGS; --page FOLDER: and the results page, with counts and plots
     tools/dev.py python [ARGS]    anything: python ARGS
-    tools/dev.py lint             ruff and mypy
+    tools/dev.py lint             ruff, mypy and pyright
+    tools/dev.py docs   [serve]   the site, into build/site; a warning is an error
+    tools/dev.py package          a wheel and a source distribution, into build/dist, checked, installed and run
     tools/dev.py coverage         what the portable ring runs of the package, by room; too little of one is a failure
     tools/dev.py mutants [NAMES]  deliberate faults, which the portable ring must catch; --sample N: only so many;
                                   --everywhere ROOMS: every small fault that cosmic-ray makes there
+    tools/dev.py publish          uploads that; only in the workflow that PyPI trusts
     tools/dev.py newest [ARGS]    the portable ring on the newest CPython of Debian's unstable: pytest ARGS; for Linux
     tools/dev.py libraries [NAMES]    other people's own tests on our loop and on the standard library's, and
                                   docs/compatibility.md of it; --lock NAMES: only pins what they need

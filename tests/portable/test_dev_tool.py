@@ -25,6 +25,8 @@ from devtool import (  # noqa: E402
     native,
     newer_wine,
     newest,
+    package,
+    package_page,
     pins,
     pypi,
     report,
@@ -233,16 +235,25 @@ def test_a_line_for_pip_names_the_wheels_that_may_be_taken():
     assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in hashes)
 
 
+@pytest.mark.parametrize(("name", "groups"), [("mkdocs", ["docs"]), ("iniconfig", ["test", "lint"])])
+def test_what_a_group_does_not_want_changes_nothing_of_its_environment(monkeypatch, name, groups):
+    """pytest wants iniconfig; nothing that is tested wants mkdocs."""
+    before = {group: pypi.key(group) for group in ("test", "lint", "docs")}
+    pinned = [{**entry, "version": "0"} if entry["name"] == name else entry for entry in pypi.packages()]
+    monkeypatch.setattr(pypi, "packages", lambda: pinned)
+    assert [group for group in before if before[group] != pypi.key(group)] == groups
+
+
 def test_every_package_of_the_lock_is_pinned_with_hashes_and_has_a_wheel():
     lock = tomllib.loads(pypi.LOCK.read_text())
     names = set()
-    for package in lock["package"]:
-        if package["source"] == {"editable": "."}:
-            groups = package["dev-dependencies"]
+    for pinned in lock["package"]:
+        if pinned["source"] == {"editable": "."}:
+            groups = pinned["dev-dependencies"]
             continue
-        names.add(package["name"])
-        assert package["wheels"], package["name"]
-        assert all(wheel["hash"].startswith("sha256:") for wheel in package["wheels"])
+        names.add(pinned["name"])
+        assert pinned["wheels"], pinned["name"]
+        assert all(wheel["hash"].startswith("sha256:") for wheel in pinned["wheels"])
     wanted = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["dependency-groups"]
     assert groups.keys() == wanted.keys()
     assert {entry["name"] for group in groups.values() for entry in group} <= names
@@ -263,6 +274,39 @@ def test_what_pip_is_given_has_no_markers(monkeypatch, tmp_path):
         "pytest==9.2.0 \\",
         "--hash=sha256:22",
     ]
+
+
+# ---- the package
+
+
+def test_a_package_page_links_to_the_repository():
+    text = "see [a](docs/a.md), [b](https://example.org/b) and [c](#c)"
+    shown = package_page.with_absolute_links(text, "https://example.org/x/y/")
+    assert shown == "see [a](https://example.org/x/y/blob/main/docs/a.md), [b](https://example.org/b) and [c](#c)"
+    assert package_page.with_absolute_links(text, "") == text
+    assert package_page.urls("") == {}
+    assert package_page.urls("https://example.org/x/y/")["Issues"] == "https://example.org/x/y/issues"
+
+
+@pytest.mark.parametrize("tag", ["", "0.1.0", "v0.2.0", "main"])
+def test_nothing_is_published_for_another_tag(monkeypatch, tmp_path, tag):
+    monkeypatch.setattr(package, "DIST", tmp_path)
+    monkeypatch.setattr(pypi, "run_uv", lambda *_, **__: pytest.fail("it was uploaded"))
+    for name in ("iocp_loop-0.1.0.tar.gz", "iocp_loop-0.1.0-py3-none-any.whl"):
+        (tmp_path / name).touch()
+    with pytest.raises(report.Trouble, match="the tag"):
+        package.publish(tag)
+
+
+def test_what_was_built_for_a_tag_is_published(monkeypatch, tmp_path):
+    monkeypatch.setattr(package, "DIST", tmp_path)
+    uploaded = []
+    monkeypatch.setattr(pypi, "run_uv", lambda *arguments, **_: uploaded.append(arguments))
+    for name in ("iocp_loop-0.1.0.tar.gz", "iocp_loop-0.1.0-py3-none-any.whl"):
+        (tmp_path / name).touch()
+    assert package.publish("v0.1.0") == 0
+    ((command, *_, wheel, source),) = uploaded
+    assert (command, wheel.suffix, source.suffix) == ("publish", ".whl", ".gz")
 
 
 # ---- benchmarks

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import coverage as measured
-from . import front_door, libraries, mutants, native, newest, pins, report, sabotage, wine
+from . import front_door, libraries, mutants, native, newest, package, pins, report, sabotage, wine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PORTABLE = "tests/portable"
@@ -194,6 +194,16 @@ def lint(_request: Request) -> int:
     return next(filter(None, statuses), 0)
 
 
+def docs(request: Request) -> int:
+    """The site, into build/site; a warning is an error. With `serve`, shown in a browser as it is written."""
+    executable = native.environment(sys.executable, native.own_name(), "docs")
+    command = ["-m", "mkdocs", *(request.arguments or ["build", "--strict"])]
+    status = native.run(executable, command, folder=REPOSITORY, environ={"NO_MKDOCS_2_WARNING": "1"})
+    if not status and not request.arguments:
+        report.say(f"the site is {REPOSITORY / 'build' / 'site' / 'index.html'}")
+    return status
+
+
 def coverage(request: Request) -> int:
     """In this machine's own Python: what the portable ring runs of the package."""
     return measured.measure(request.arguments)
@@ -211,20 +221,36 @@ def make_faults(request: Request) -> int:
     return mutants.run(request.arguments)
 
 
+def make_package(request: Request) -> int:
+    """A wheel and a source distribution, installed and run."""
+    return package.make(
+        lambda arguments, folder, path: in_windows_python(request.python, arguments, folder, importable=path)
+    )
+
+
+def publish(_request: Request) -> int:
+    """What `package` has made; for the release workflow."""
+    return package.publish(os.environ.get("GITHUB_REF_NAME", ""))
+
+
 def in_windows_python(
-    name: str | None, arguments: list[str], folder: Path, environ: dict[str, str] | None = None
+    name: str | None,
+    arguments: list[str],
+    folder: Path,
+    environ: dict[str, str] | None = None,
+    importable: Path = REPOSITORY,
 ) -> int:
-    """Runs `python ARGUMENTS` in the Windows Python of that version, with this checkout's iocp_loop importable."""
+    """Runs `python ARGUMENTS` in the Windows Python of that version, with what stands in a folder importable."""
     environ = environ or {}
     if sys.platform == "win32":
         name = name or native.own_name()
         executable = native.interpreter(name)
         made = native.environment(executable, name, "test", optional="bench")
-        return native.run(made, arguments, folder=folder, environ=environ | {"PYTHONPATH": str(REPOSITORY)})
+        return native.run(made, arguments, folder=folder, environ=environ | {"PYTHONPATH": str(importable)})
     # Not above: it needs names that are missing on Windows.
     from . import runner
 
-    environ |= {"PYTHONPATH": wine.windows_path(REPOSITORY)}
+    environ |= {"PYTHONPATH": wine.windows_path(importable)}
     return runner.run(pins.WINDOWS_PYTHONS[name or pins.DEFAULT_UNDER_WINE], arguments, folder=folder, environ=environ)
 
 
@@ -236,6 +262,9 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
     "libraries": compare_libraries,
     "python": python,
     "lint": lint,
+    "docs": docs,
+    "package": make_package,
+    "publish": publish,
     "coverage": coverage,
     "mutants": make_faults,
     "newest": portable_on_the_newest,

@@ -4,12 +4,14 @@ uv makes the environments of this machine's own Python. pip, which knows tags th
 builds, 32 bits), puts wheels for another Python or another system into a folder.
 """
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from . import cache, fetch, report
 
@@ -18,8 +20,27 @@ LOCK = REPOSITORY / "uv.lock"
 
 
 def key(*groups: str) -> str:
-    """Changes when something is pinned otherwise."""
-    return cache.key(LOCK.read_bytes(), *groups)
+    """Changes when something is pinned otherwise that those groups want, or that it wants in turn."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    names: set[str] = set()
+    for package in packages():
+        by_name.setdefault(package["name"], []).append(package)
+        if package["source"] == {"editable": "."}:
+            names = {wanted["name"] for group in groups if group for wanted in package["dev-dependencies"][group]}
+    pinned: dict[str, list[dict[str, Any]]] = {}
+    while names:
+        name = names.pop()
+        pinned[name] = by_name[name]
+        for package in by_name[name]:
+            lists = [package.get("dependencies", []), *package.get("optional-dependencies", {}).values()]
+            names |= {wanted["name"] for entries in lists for wanted in entries} - pinned.keys()
+    return cache.key(json.dumps(pinned, sort_keys=True))
+
+
+def packages() -> list[dict[str, Any]]:
+    """All that is pinned, and this project."""
+    with LOCK.open("rb") as file:
+        return list(tomllib.load(file)["package"])
 
 
 def uv() -> Path:
@@ -38,9 +59,7 @@ def fetch_uv(folder: Path, pins: str) -> None:
 
 def pins_of(name: str) -> str:
     """The line of a requirements file that says which wheels may be taken."""
-    with LOCK.open("rb") as file:
-        lock = tomllib.load(file)
-    (package,) = (package for package in lock["package"] if package["name"] == name)
+    (package,) = (package for package in packages() if package["name"] == name)
     hashes = " ".join(f"--hash={wheel['hash']}" for wheel in package["wheels"])
     return f"{name}=={package['version']} {hashes}\n"
 
