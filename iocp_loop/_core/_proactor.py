@@ -115,10 +115,10 @@ class Proactor:
         self.port.associate(handle, endpoint.key)
         # Some providers refuse it (libuv has met ERROR_INVALID_FUNCTION): every completion has a packet then.
         endpoint.skips_port = skip_port and bool(self.kernel.SetFileCompletionNotificationModes(handle, _SKIP_MODES))
-        self.enrol(endpoint)
+        self.add_endpoint(endpoint)
         return endpoint
 
-    def enrol(self, endpoint: Endpoint) -> None:
+    def add_endpoint(self, endpoint: Endpoint) -> None:
         """Keep the record of an endpoint; also of one whose handle belongs to another port, or that has none."""
         endpoint.proactor = self
         self.endpoints[endpoint.key] = endpoint
@@ -169,7 +169,7 @@ class Proactor:
     def forget(self, endpoint: Endpoint) -> None:
         """Drop the record of a handle that its owner has closed, or is about to close, with nothing outstanding."""
         endpoint.closing = True
-        self._strike_off(endpoint)
+        self._remove_endpoint(endpoint)
 
     def succeed(self, endpoint: Endpoint, successor: Endpoint) -> None:
         """Give a handle and its operations to another record: for whoever has the old one it is closed.
@@ -182,7 +182,7 @@ class Proactor:
         try:
             for operation in operations:
                 operation.endpoint = successor
-            self.enrol(successor)
+            self.add_endpoint(successor)
             # One statement, without a call: from here on the old one has nothing.
             endpoint.operations, endpoint.owner, endpoint.closing = [], None, True
         except BaseException:
@@ -190,12 +190,12 @@ class Proactor:
                 successor.proactor = None
                 for operation in operations:
                     operation.endpoint = endpoint
-                self.enrol(endpoint)
+                self.add_endpoint(endpoint)
             raise
 
     def _finish_close(self, endpoint: Endpoint) -> None:
         try:
-            if self._strike_off(endpoint):  # Otherwise another thread saw the count reach zero first.
+            if self._remove_endpoint(endpoint):  # Otherwise another thread saw the count reach zero first.
                 self._close_handle(endpoint)
         except BaseException:
             if endpoint.key not in self.endpoints:
@@ -220,7 +220,7 @@ class Proactor:
         if self._by_handle.get(endpoint.handle) is endpoint:  # Its value may be a newer endpoint's by now.
             self._by_handle.pop(endpoint.handle, None)
 
-    def _strike_off(self, endpoint: Endpoint) -> bool:
+    def _remove_endpoint(self, endpoint: Endpoint) -> bool:
         self._drop_handle(endpoint)
         return self.endpoints.pop(endpoint.key, None) is not None
 

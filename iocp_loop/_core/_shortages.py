@@ -43,7 +43,7 @@ REPEATABLE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class _Retry:
     """Of an operation that waits here.
 
     Attributes:
@@ -83,7 +83,7 @@ class Shortages:
     def __init__(self, proactor: "Proactor") -> None:
         self._proactor = proactor
         self._clock = proactor.kernel.monotonic
-        self._waiting: dict[int, _Turn] = {}  # by address
+        self._waiting: dict[int, _Retry] = {}  # by address
 
     def close(self) -> None:
         """The proactor is closed, and lets this object go."""
@@ -111,7 +111,7 @@ class Shortages:
         # Each step may be done twice: after an interrupt the result is delivered again.
         waiting = self._waiting.get(operation.address)
         stop = operation.stop if waiting is None else waiting.stop
-        self._waiting[operation.address] = _Turn(operation, self._clock() + pause, is_open, stop)
+        self._waiting[operation.address] = _Retry(operation, self._clock() + pause, is_open, stop)
         if self.begin_due not in self._proactor.before_wait:
             self._proactor.before_wait.append(self.begin_due)
         operation.stop = partial(self._give_up, operation)
@@ -125,8 +125,8 @@ class Shortages:
     def begin_due(self) -> None:
         """Begin those whose time has come; before each wait."""
         now = self._clock()
-        for turn in [turn for turn in self._waiting.values() if turn.due <= now]:
-            self._begin(turn)
+        for retry in [retry for retry in self._waiting.values() if retry.due <= now]:
+            self._begin(retry)
         if self._waiting:
             self._proactor.before_wait.append(self.begin_due)  # Once more: this call of it is struck off.
 
@@ -134,17 +134,17 @@ class Shortages:
         """The time of the next wait: until the first of them is due, if that is sooner. Below 0 where it was due."""
         if not self._waiting:
             return timeout
-        pause = min(turn.due for turn in self._waiting.values()) - self._clock()
+        pause = min(retry.due for retry in self._waiting.values()) - self._clock()
         return pause if timeout is None else min(timeout, pause)
 
-    def _begin(self, turn: _Turn) -> None:
-        proactor, operation = self._proactor, turn.operation
+    def _begin(self, retry: _Retry) -> None:
+        proactor, operation = self._proactor, retry.operation
         try:
-            self._leave(operation, turn.stop)
+            self._leave(operation, retry.stop)
             if operation.endpoint.closing:
                 # An interrupt has left it here while its endpoint was closed.
                 proactor.settle_inline(operation, Status.CANCELLED, 0)
-            elif not turn.is_open():
+            elif not retry.is_open():
                 proactor.settle_inline(operation, status_of_closed(operation.endpoint), 0)
             else:
                 proactor.submit(operation)
@@ -166,8 +166,8 @@ class Shortages:
 
     def _give_up(self, operation: OverlappedEx) -> None:
         """`stop` of an operation that waits here: nobody but us has it."""
-        if (turn := self._waiting.pop(operation.address, None)) is not None:
-            operation.stop = turn.stop
+        if (retry := self._waiting.pop(operation.address, None)) is not None:
+            operation.stop = retry.stop
         self._proactor.complete(operation, Status.CANCELLED, 0)
 
 

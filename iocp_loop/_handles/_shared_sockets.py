@@ -292,7 +292,7 @@ def open_shared(proactor: Proactor, sock: socket.socket, owner: Any = None) -> S
     if sock.gettimeout() != 0:
         raise ValueError(f"the socket must be non-blocking: socket {sock.fileno()} belongs to another port")
     handle = SharedSocket(proactor, sock, owner)
-    proactor.enrol(handle)
+    proactor.add_endpoint(handle)
     return handle
 
 

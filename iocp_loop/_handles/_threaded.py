@@ -416,7 +416,7 @@ def open_threaded(proactor: Proactor, handle: int, owner: Any = None, kind: Kind
         OSError: it is no handle.
     """
     threaded = ThreadedHandle(proactor, open_blocking(proactor.kernel, handle, kind), handle, owner)
-    proactor.enrol(threaded)
+    proactor.add_endpoint(threaded)
     return threaded
 
 

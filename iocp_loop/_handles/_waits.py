@@ -309,7 +309,7 @@ def endpoint(proactor: Proactor) -> Endpoint:
     """The record that waits of one proactor hang on: no handle of the port's, but closed and counted like one."""
     record = Endpoint(0, None, Kind.WAIT)
     record.skips_port = True  # What `start` has seen already needs no packet.
-    proactor.enrol(record)
+    proactor.add_endpoint(record)
     return record
 
 

@@ -78,16 +78,16 @@ class Listener(Acceptor):
         try:
             for operation in self._operations:
                 if operation.arriving is None:
-                    self._cast(operation)
+                    self._arm(operation)
             while len(self._operations) < self._outstanding:
                 operation = self._endpoint.accept_operation(self._on_accepted, self._sock)
                 operation.context = self._context
                 self._operations.append(operation)
-                self._cast(operation)
+                self._arm(operation)
         except Exception as exc:
             self._try_later(exc)
 
-    def _cast(self, operation: Any) -> None:
+    def _arm(self, operation: Any) -> None:
         self._endpoint.prepare_accept(operation)
         self._proactor.submit(operation)
 
@@ -104,7 +104,7 @@ class Listener(Acceptor):
             return
         try:
             addresses = None if status else self._addresses_of(operation)
-            self._cast_again(operation, status)
+            self._rearm(operation, status)
         except BaseException:
             # An interrupt: nobody else has the client, who would wait for ever; and the rod may not be cast.
             arriving.close()
@@ -140,7 +140,7 @@ class Listener(Acceptor):
         facts = {"peername": sockaddr.decode(accepted[2][1])} if accepted else {}
         self._report("Error on transport creation for incoming connection", exc, **facts)
 
-    def _cast_again(self, operation: OverlappedEx, status: int) -> None:
+    def _rearm(self, operation: OverlappedEx, status: int) -> None:
         not_posted = status & 0xFFFF_0000 == NTSTATUS_WIN32_FACILITY
         # But the call itself may tell of a client that was gone before it was accepted (MSDN, AcceptEx); 64 is how
         # others spell it (python/cpython#93821).
@@ -151,19 +151,19 @@ class Listener(Acceptor):
             self._post_all_in(pause)
             return
         try:
-            self._cast(operation)
+            self._arm(operation)
             if self._outstanding < self._limit:
-                self._maybe_cast_more()
+                self._maybe_arm_more()
         except Exception as exc:
             self._try_later(exc)
 
-    def _maybe_cast_more(self) -> None:
+    def _maybe_arm_more(self) -> None:
         if not self._accepted_this_turn:
-            self._loop.call_soon(self._end_turn)
+            self._loop.call_soon(self._double_if_all_used)
         self._accepted_this_turn += 1
 
     @repeatable
-    def _end_turn(self) -> None:
+    def _double_if_all_used(self) -> None:
         if self._accepted_this_turn >= self._outstanding:
             self._outstanding = min(2 * self._outstanding, self._limit)
             self._post_all()

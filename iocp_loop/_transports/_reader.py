@@ -208,9 +208,9 @@ class Reader:
         """Cast the rod again, unless it is out, or nobody wants to read. A failure ends the connection."""
         if self.receive is not IDLE and self.receive is not DUE:
             return
-        self._cast()
+        self._arm()
 
-    def _cast(self) -> None:
+    def _arm(self) -> None:
         if self.delivery is not STRAIGHT:
             self.receive = IDLE
             return
@@ -297,7 +297,7 @@ class Reader:
         if self.awaits(operation) and self.delivery is STRAIGHT and not self.unfed:
             self._ahead += 1
             self._plain = False
-            self._cast()
+            self._arm()
 
     def _arm_after_callbacks(self) -> None:
         """The protocol has had its result; when the callbacks that it may have asked for have run, arm again.
@@ -314,7 +314,7 @@ class Reader:
             self.transport.services.turn.unarmed.append(self)
             self.receive = DUE
         else:
-            self._cast()
+            self._arm()
 
     def _on_received_otherwise(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         if self._idleness is not AWAKE and self._wake(operation, status):
@@ -372,7 +372,7 @@ class Reader:
             if not self._proactor.shortages.begin_again(self._operation, status):
                 self.transport.fatal_error(error_of(self._operation, status), "Fatal read error on transport")
         elif not byte_count:
-            self._cast()  # Somebody wrote nothing to a byte-mode pipe: not the end.
+            self._arm()  # Somebody wrote nothing to a byte-mode pipe: not the end.
         else:
             return True
         return False
@@ -463,7 +463,7 @@ class Reader:
             self._decide_plain()
             return False
         self._decide_plain()
-        self._cast()
+        self._arm()
         return True
 
     def _rest(self, operation: Any) -> None:

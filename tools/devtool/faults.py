@@ -175,7 +175,7 @@ FAULTS = (
     Fault(
         "no-receive-after-a-delivery",
         "_transports/_reader.py",
-        "        else:\n            self._cast()\n\n    def _on_received_otherwise",
+        "        else:\n            self._arm()\n\n    def _on_received_otherwise",
         "\n    def _on_received_otherwise",
         _STREAM,
     ),
@@ -252,9 +252,9 @@ FAULTS = (
         "datagram_orders",
     ),
     Fault(
-        "accept-not-cast-again",
+        "accept-not-rearmed",
         "_transports/_listener.py",
-        "            self._cast(operation)\n            if self._outstanding",
+        "            self._arm(operation)\n            if self._outstanding",
         "            if self._outstanding",
         "listener_orders",
     ),
@@ -416,7 +416,7 @@ FAULTS = (
         "listener_orders",
     ),
     Fault(
-        "accept-not-cast-after-an-interrupt",
+        "accept-not-rearmed-after-an-interrupt",
         "_transports/_listener.py",
         "            self._loop.call_soon(self._post_all)\n            raise",
         "            raise",
@@ -482,11 +482,11 @@ FAULTS = (
     Fault(
         "shortage-forgets-how-to-stop",
         "_core/_shortages.py",
-        "self._leave(operation, turn.stop)",
+        "self._leave(operation, retry.stop)",
         "self._leave(operation, None)",
         "shortages",
     ),
-    Fault("stranger-begun-again", "_core/_shortages.py", "elif not turn.is_open():", "elif False:", "shortages"),
+    Fault("stranger-begun-again", "_core/_shortages.py", "elif not retry.is_open():", "elif False:", "shortages"),
     Fault("write-of-any-size-in-one-call", "_transports/_writer.py", "if size > SEND_MAX:", "if False:", _STREAM),
     Fault(
         "vector-of-any-size",
