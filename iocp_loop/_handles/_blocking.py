@@ -55,7 +55,7 @@ _ALT = 0x12  # Releasing it completes a character that was typed by its number.
 _EVENTS_MAX = 128
 
 
-class Wanted(Protocol):
+class Cancellable(Protocol):
     """The operation on whose behalf a blocking call is made."""
 
     cancelled: bool
@@ -76,7 +76,7 @@ class _Pauses:
         self._length = PAUSE_FIRST_S
         self._last_data = time.monotonic()
 
-    def wait(self, call: Wanted) -> None:
+    def wait(self, call: Cancellable) -> None:
         """Sleep for one pause; a cancel ends a long one."""
         if self._length >= _PAUSE_LONG_S:
             call.wait(self._length)
@@ -91,10 +91,10 @@ class BlockingHandle(Protocol):
 
     kind: Kind
 
-    def read(self, size: int, call: Wanted) -> tuple[int, bytes]:
+    def read(self, size: int, call: Cancellable) -> tuple[int, bytes]:
         """Wait for data and return at most `size` bytes; no bytes mean the end."""
 
-    def write(self, chunk: bytes, start: int, stop: int, call: Wanted) -> int:
+    def write(self, chunk: bytes, start: int, stop: int, call: Cancellable) -> int:
         """Write `chunk[start:stop]`, all of it."""
 
 
@@ -168,7 +168,7 @@ class PlainHandle:
         self._pauses = _Pauses()
         self._tells = kind is Kind.PIPE  # whether PeekNamedPipe can tell how much there is to read
 
-    def read(self, size: int, call: Wanted) -> tuple[int, bytes]:
+    def read(self, size: int, call: Cancellable) -> tuple[int, bytes]:
         kernel, memory = self._kernel, self._memory
         while True:
             code, available = self._wait_for_data(size, call)
@@ -187,7 +187,7 @@ class PlainHandle:
             if not kernel.PeekNamedPipe(self._handle, 0, 0, 0, 0, 0):
                 return Error.SUCCESS, b""
 
-    def _wait_for_data(self, size: int, call: Wanted) -> tuple[int, int]:
+    def _wait_for_data(self, size: int, call: Cancellable) -> tuple[int, int]:
         """Return the WinError, and how many bytes can be read without waiting; `size` if that is not known."""
         kernel, memory = self._kernel, self._memory
         while self._tells:
@@ -205,7 +205,7 @@ class PlainHandle:
                 self._pauses.wait(call)
         return Error.SUCCESS, size
 
-    def write(self, chunk: bytes, start: int, stop: int, _call: Wanted) -> int:
+    def write(self, chunk: bytes, start: int, stop: int, _call: Cancellable) -> int:
         kernel, memory = self._kernel, self._memory
         # SAFETY: the kernel reads from `chunk`, which the caller's frame keeps alive.
         address = address_of_bytes(chunk)
@@ -236,7 +236,7 @@ class Console:
         self._has_rest = False  # the last read returned only the first part of a line
         self._events = (ctypes.c_char * (_EVENTS_MAX * _INPUT_RECORD_SIZE))()
 
-    def read(self, size: int, call: Wanted) -> tuple[int, bytes]:
+    def read(self, size: int, call: Cancellable) -> tuple[int, bytes]:
         """Read as `BlockingHandle` demands. Ctrl+Z at the beginning of a line is the end."""
         kernel, memory = self._kernel, self._memory
         # One unit less, because the decoder may still hold half a character.
@@ -267,7 +267,7 @@ class Console:
             if encoded:
                 return Error.SUCCESS, encoded
 
-    def _wait_for_key(self, call: Wanted) -> bool:
+    def _wait_for_key(self, call: Cancellable) -> bool:
         """Wait until somebody types. False if the call is cancelled first; True also if this handle cannot tell.
 
         A read never begins before that: cancelling it could swallow a line that belongs to the next reader.
@@ -287,7 +287,7 @@ class Console:
             call.wait(PAUSE_IDLE_S)  # Mouse and resize events stay in the queue, and keep the handle signalled.
         return False
 
-    def write(self, chunk: bytes, start: int, stop: int, call: Wanted) -> int:
+    def write(self, chunk: bytes, start: int, stop: int, call: Cancellable) -> int:
         kernel, memory = self._kernel, self._memory
         text = self._from_utf8.decode(chunk[start:stop]).encode("utf-16-le")
         address = address_of_bytes(text)

@@ -32,7 +32,7 @@ class EndpointTransport(asyncio.Transport):
         "_endpoint",
         "_exception",
         "_handle",
-        "_is_overdue",
+        "_lost_deferred",
         "_protocol",
         "context",
         "services",
@@ -54,7 +54,7 @@ class EndpointTransport(asyncio.Transport):
         self._endpoint = endpoint
         self._handle = handle
         self._exception: BaseException | None = None
-        self._is_overdue = False  # connection_lost had its turn before the kernel had let go of the endpoint
+        self._lost_deferred = False  # connection_lost had its turn before the kernel had let go of the endpoint
 
     @property
     def loop(self) -> Any:
@@ -165,14 +165,14 @@ class EndpointTransport(asyncio.Transport):
         self.loop.call_soon(self._call_connection_lost, context=self.context)
 
     def _on_closed(self) -> None:
-        if self._is_overdue:
+        if self._lost_deferred:
             self.loop.call_soon(self._call_connection_lost, context=self.context)
 
     @repeatable
     def _call_connection_lost(self) -> None:
         if self._endpoint.operations:
             # The packet of a cancelled operation is still on its way; _on_closed will call again.
-            self._is_overdue = True
+            self._lost_deferred = True
             return
         if self._handle is None:
             return  # Asked for twice, where an interrupt came between asking and closing.

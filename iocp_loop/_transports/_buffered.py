@@ -14,7 +14,7 @@ from ._connection import Connection
 DIRECT_ROUNDS_MAX = 8
 
 
-class Fed(Protocol):
+class FedReader(Protocol):
     """A reader, as far as its BufferedProtocol is concerned; see `Reader`."""
 
     transport: Connection
@@ -29,7 +29,7 @@ class Fed(Protocol):
         """The protocol was interrupted: what it has not taken comes first, the next time."""
 
 
-def deliver(reader: Fed, data: bytes, receive_into: Callable[[Any], int] | None) -> None:
+def deliver(reader: FedReader, data: bytes, receive_into: Callable[[Any], int] | None) -> None:
     """Give the reader's BufferedProtocol all of `data`; what it raises ends the connection.
 
     Args:
@@ -47,7 +47,7 @@ def deliver(reader: Fed, data: bytes, receive_into: Callable[[Any], int] | None)
         reader.transport.fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
 
 
-def _feed(reader: Fed, data: bytes) -> None:
+def _feed(reader: FedReader, data: bytes) -> None:
     """Copy data into the protocol's buffer, in as many rounds as its buffers need."""
     protocol, rest = reader.protocol, memoryview(data)
     try:
@@ -64,7 +64,7 @@ def _feed(reader: Fed, data: bytes) -> None:
         raise
 
 
-def receive_directly(reader: Fed, receive_into: Callable[[Any], int]) -> None:
+def receive_directly(reader: FedReader, receive_into: Callable[[Any], int]) -> None:
     """More than the reader's buffer held is waiting: receive it where the protocol wants it, without a copy.
 
     Args:

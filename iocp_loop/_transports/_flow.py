@@ -5,7 +5,7 @@ from typing import Protocol
 HIGH_WATER_DEFAULT = 64 * 1024
 
 
-class Told(Protocol):
+class ProtocolCaller(Protocol):
     """A transport."""
 
     def tell_protocol(self, what: str) -> None:
@@ -26,7 +26,7 @@ class FlowControl:
 
     __slots__ = ("_low", "_transport", "high", "paused", "was_set")
 
-    def __init__(self, transport: Told) -> None:
+    def __init__(self, transport: ProtocolCaller) -> None:
         self._transport = transport
         self.high, self._low = HIGH_WATER_DEFAULT, HIGH_WATER_DEFAULT // 4
         self.paused = self.was_set = False

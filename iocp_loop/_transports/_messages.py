@@ -24,9 +24,9 @@ class MessageReader(Reader):
         super().__init__(transport, endpoint, direct)
         self._parts: list[bytes] = []
 
-    def _decide_plain(self) -> None:
+    def _decide_fast_path(self) -> None:
         # Every message passes through `_take`, which knows whether it is whole.
-        self._plain = False
+        self._fast_path = False
 
     def _take(self, status: int, byte_count: int) -> None:
         outcome = self._endpoint.receive_outcome(self._operation, status, byte_count)

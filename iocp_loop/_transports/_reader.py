@@ -56,11 +56,11 @@ class Reader:
         "_can_rest",
         "_direct",
         "_endpoint",
+        "_fast_path",
         "_held",
         "_idleness",
         "_judged_from",
         "_operation",
-        "_plain",
         "_proactor",
         "_size",
         "_size_class",
@@ -92,7 +92,7 @@ class Reader:
         self.protocol: Any = None
         self.buffered = False
         # Data go straight to data_received(): the hot path tests this one flag for all that may speak against it.
-        self._plain = False
+        self._fast_path = False
 
     def describe(self) -> str:
         """Both states, for `repr`."""
@@ -101,10 +101,10 @@ class Reader:
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
         self.buffered = isinstance(protocol, asyncio.BufferedProtocol)
-        self._decide_plain()
+        self._decide_fast_path()
 
-    def _decide_plain(self) -> None:
-        self._plain = self.delivery is STRAIGHT and self._idleness is AWAKE and not (self.buffered or self._ahead)
+    def _decide_fast_path(self) -> None:
+        self._fast_path = self.delivery is STRAIGHT and self._idleness is AWAKE and not (self.buffered or self._ahead)
 
     @property
     def feeds(self) -> bool:
@@ -118,7 +118,7 @@ class Reader:
     def pause(self) -> None:
         if self.delivery is not STOPPED:
             self.delivery = PAUSED
-            self._plain = False
+            self._fast_path = False
 
     def resume(self) -> None:
         if self.delivery is not PAUSED:
@@ -127,7 +127,7 @@ class Reader:
             self._put_behind()
             return
         self.delivery = STRAIGHT
-        self._decide_plain()
+        self._decide_fast_path()
         if self.receive is HELD:
             self._deliver_later()
         else:
@@ -135,7 +135,7 @@ class Reader:
 
     def _put_behind(self) -> None:
         """To BEHIND: the endpoint's unread bytes come first."""
-        self.delivery, self._plain = BEHIND, False
+        self.delivery, self._fast_path = BEHIND, False
         self._deliver_later()
 
     def _deliver_later(self) -> None:
@@ -166,7 +166,7 @@ class Reader:
         try:
             self._endpoint.unread = b""
             self.delivery = STRAIGHT
-            self._decide_plain()
+            self._decide_fast_path()
             if self.buffered:
                 deliver(self, told := unread, None)
             else:
@@ -176,7 +176,7 @@ class Reader:
             if told is None:
                 # An interrupt: the loop calls again.
                 self._endpoint.unread = unread
-                self.delivery, self._plain = BEHIND, False
+                self.delivery, self._fast_path = BEHIND, False
             else:
                 self._go_on_behind()
             raise
@@ -191,7 +191,7 @@ class Reader:
     def stop(self, *, cancel: bool) -> None:
         """Deliver nothing more. `cancel` ends the receive that is out, where closing the endpoint does not do it."""
         self.delivery = STOPPED
-        self._plain = False
+        self._fast_path = False
         if cancel and self._operation is not None:
             self._proactor.cancel(self._operation)
 
@@ -252,7 +252,7 @@ class Reader:
 
     def on_received(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         """A receive was settled: the hot path of every stream."""
-        if not self._plain or status or not byte_count:
+        if not self._fast_path or status or not byte_count:
             self._on_received_otherwise(operation, status, byte_count)
             return
         data = operation.buffer[:byte_count]
@@ -261,7 +261,7 @@ class Reader:
             if byte_count >= self._judged_from:
                 self._fit_buffer(byte_count)
             (told := self.protocol).data_received(data)
-            if self._plain and not self._callbacks:
+            if self._fast_path and not self._callbacks:
                 self._proactor.submit(operation)
             else:
                 self._arm_after_callbacks()
@@ -296,7 +296,7 @@ class Reader:
         """The protocol is being told, and runs the loop: what it waits for may be the next bytes."""
         if self.awaits(operation) and self.delivery is STRAIGHT and not self.unfed:
             self._ahead += 1
-            self._plain = False
+            self._fast_path = False
             self._arm()
 
     def _arm_after_callbacks(self) -> None:
@@ -308,7 +308,7 @@ class Reader:
             # Submitted ahead, or never again. (Otherwise that was for a delivery around this one.)
             if self._operation is not None:
                 self._ahead -= 1
-                self._decide_plain()
+                self._decide_fast_path()
             return
         if self._callbacks:
             self.transport.services.turn.unarmed.append(self)
@@ -440,7 +440,7 @@ class Reader:
             return False
         if self._idleness is AWAKE:
             self._idleness = QUIET
-            self._plain = False  # What comes passes by `_wake`.
+            self._fast_path = False  # What comes passes by `_wake`.
             return False
         if self._idleness is RESTING:
             return False
@@ -460,9 +460,9 @@ class Reader:
             self._rest(operation)
         else:
             self._idleness = AWAKE
-            self._decide_plain()
+            self._decide_fast_path()
             return False
-        self._decide_plain()
+        self._decide_fast_path()
         self._arm()
         return True
 

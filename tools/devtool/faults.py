@@ -154,8 +154,8 @@ FAULTS = (
     Fault(
         "held-packet-delivered-at-once",
         "_transports/_reader.py",
-        "self._decide_plain()\n        if self.receive is HELD:\n            self._deliver_later()",
-        "self._decide_plain()\n        if self.receive is HELD:\n            self._deliver()",
+        "self._decide_fast_path()\n        if self.receive is HELD:\n            self._deliver_later()",
+        "self._decide_fast_path()\n        if self.receive is HELD:\n            self._deliver()",
         _STREAM,
     ),
     Fault(
@@ -226,7 +226,7 @@ FAULTS = (
     Fault(
         "connection-lost-forgotten",
         "_transports/_base.py",
-        "        if self._is_overdue:\n",
+        "        if self._lost_deferred:\n",
         "        if False:\n",
         _STREAM,
     ),
