@@ -460,7 +460,7 @@ FAULTS = (
     Fault(
         "interrupted-end-of-file-keeps-the-connection",
         "_transports/_reader.py",
-        "self.transport.close()  # As for no answer: nobody asks a second time.",
+        "self.transport.close()  # As if it had returned None: it is not called a second time.",
         "pass",
         "stream_states",
     ),
