@@ -234,7 +234,7 @@ class IocpEventLoop(RawSocketMethods):
     async def connect_read_pipe(
         self, protocol_factory: Callable[[], _Protocol], pipe: Any
     ) -> tuple[asyncio.ReadTransport, _Protocol]:
-        """Read from a pipe, a file, a device or a console. (asyncio's own loop on Windows reads overlapped pipes only.)
+        """Read from a pipe, a file, a device or a console; asyncio's own loop on Windows reads overlapped pipes only.
 
         Raises:
             OSError: with `winerror` 170, if somebody else is waiting in a read of the same handle.
