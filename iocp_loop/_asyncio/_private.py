@@ -86,7 +86,7 @@ def begin_running(loop: Any) -> None:
 
 
 def end_running(loop: Any, hooks: Any) -> None:
-    """Do what it does after its last turn. `hooks` are the previous hooks for asynchronous generators. Repeatable."""
+    """Do what it does after its last turn. `hooks` are the previous hooks for asynchronous generators. Idempotent."""
     loop._stopping = False
     loop._thread_id = None
     events._set_running_loop(None)

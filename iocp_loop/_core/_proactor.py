@@ -441,7 +441,7 @@ class Proactor:
     # -- the end -----------------------------------------------------------------------------------------------
 
     def close(self, timeout: float = CLOSE_TIMEOUT_S) -> list[OverlappedEx]:
-        """Cancel everything, wait for the packets, close the endpoints, then the port. Twice is once.
+        """Cancel everything, wait for the packets, close the endpoints, then the port. Idempotent.
 
         Args:
             timeout: seconds to wait for the kernel to give operations back.

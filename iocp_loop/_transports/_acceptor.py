@@ -26,7 +26,7 @@ def pause_after(errors: int) -> float:
 
 
 class Acceptor:
-    """Base of both. A subclass makes the accepts, and its `_post_all` arms as many as are wanted.
+    """Base of both. A subclass makes the accepts, and its `_arm_all` arms as many as are wanted.
 
     Args:
         services: the loop's.
@@ -40,9 +40,9 @@ class Acceptor:
         self._proactor = services.proactor
         self._context = contextvars.copy_context()
         self._errors_in_a_row = 0
-        self._retry: Any = None  # the timer that will call `_post_all`; None if there is none
+        self._retry: Any = None  # the timer that will call `_arm_all`; None if there is none
 
-    def _post_all(self) -> None:
+    def _arm_all(self) -> None:
         raise NotImplementedError
 
     def _pause_after(self, *, failed: bool) -> float:
@@ -50,17 +50,17 @@ class Acceptor:
         self._errors_in_a_row = self._errors_in_a_row + 1 if failed else 0
         return pause_after(self._errors_in_a_row)
 
-    def _post_all_in(self, delay: float) -> None:
-        """Call `_post_all` after a delay, unless a timer for it is running."""
+    def _arm_all_in(self, delay: float) -> None:
+        """Call `_arm_all` after a delay, unless a timer for it is running."""
         if self._retry is None:
-            self._retry = self._loop.call_later(delay, self._post_all)
+            self._retry = self._loop.call_later(delay, self._arm_all)
 
-    def _post_all_after(self, exc: Exception, message: str, **facts: Any) -> None:
-        """Report that an accept could not be armed, and call `_post_all` later; nothing if a timer is running."""
+    def _arm_all_after(self, exc: Exception, message: str, **facts: Any) -> None:
+        """Report that an accept could not be armed, and call `_arm_all` later; nothing if a timer is running."""
         if self._retry is None:
             pause = private.ACCEPT_RETRY_DELAY_S
             self._report(f"{message}; trying again in {pause} s", exc, **facts)
-            self._post_all_in(pause)
+            self._arm_all_in(pause)
 
     def _stop_waiting(self) -> None:
         retry, self._retry = self._retry, None

@@ -5,7 +5,7 @@ One accept
 The listener makes each accept operation once. Its socket, `arriving`, is made in advance:
 
     the operation    `arriving`                              next
-    unarmed          None                                    armed by `_post_all`, after a pause or in a later turn
+    unarmed          None                                    armed by `_arm_all`, after a pause or in a later turn
     armed            a new socket, the kernel's to connect   its packet
     its packet       taken out: this client's socket         re-armed with a new socket, or unarmed
 
@@ -68,7 +68,7 @@ class Listener(Acceptor):
         self._accepted_this_turn = 0
         self._endpoint: ListenerHandle = open_socket(self._proactor, sock, sock)
         self._outstanding = min(ACCEPTS_MIN, self._limit)
-        self._post_all()
+        self._arm_all()
 
     def close(self) -> None:
         """Stop: cancel the accepts, then close the listening socket and theirs. A second call does nothing."""
@@ -85,7 +85,7 @@ class Listener(Acceptor):
             self._proactor.release(operation)
 
     @repeatable
-    def _post_all(self) -> None:
+    def _arm_all(self) -> None:
         """Arm every accept, and make as many as are wanted. If one cannot be armed, try again later."""
         self._retry = None
         if self._endpoint.closing:
@@ -108,7 +108,7 @@ class Listener(Acceptor):
 
     def _try_later(self, exc: Exception) -> None:
         if not self._endpoint.closing:
-            self._post_all_after(exc, "Accept cannot be posted", socket=private.TransportSocket(self._sock))
+            self._arm_all_after(exc, "Accept cannot be posted", socket=private.TransportSocket(self._sock))
 
     def _on_accepted(self, operation: Any, status: int, _byte_count: int) -> None:
         arriving, operation.arriving = operation.arriving, None
@@ -123,7 +123,7 @@ class Listener(Acceptor):
         except BaseException:
             # An interrupt: close the client, which would wait for ever, and arm the accept if it is not armed.
             arriving.close()
-            self._loop.call_soon(self._post_all)
+            self._loop.call_soon(self._arm_all)
             raise
         if addresses is None:
             arriving.close()
@@ -156,14 +156,14 @@ class Listener(Acceptor):
         self._report("Error on transport creation for incoming connection", exc, **facts)
 
     def _rearm(self, operation: OverlappedEx, status: int) -> None:
-        not_posted = status & 0xFFFF_0000 == NTSTATUS_WIN32_FACILITY
+        not_armed = status & 0xFFFF_0000 == NTSTATUS_WIN32_FACILITY
         # But the call itself may report that a client was gone before it was accepted (MSDN, AcceptEx); Windows may
         # report that with 64 too (python/cpython#93821).
-        if not_posted and winerror_of(operation, status) not in (WsaError.CONNRESET, Error.NETNAME_DELETED):
+        if not_armed and winerror_of(operation, status) not in (WsaError.CONNRESET, Error.NETNAME_DELETED):
             self._try_later(error_of(operation, status))
             return
         if pause := self._pause_after(failed=bool(status)):
-            self._post_all_in(pause)
+            self._arm_all_in(pause)
             return
         try:
             self._arm(operation)
@@ -181,5 +181,5 @@ class Listener(Acceptor):
     def _double_if_all_used(self) -> None:
         if self._accepted_this_turn >= self._outstanding:
             self._outstanding = min(2 * self._outstanding, self._limit)
-            self._post_all()
+            self._arm_all()
         self._accepted_this_turn = 0

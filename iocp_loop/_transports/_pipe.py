@@ -152,7 +152,7 @@ class PipeServer(Acceptor):
         self._arrived: dict[Endpoint, StreamTransport] = {}  # transports whose connection_made() is still to come
         self._closed = False
         self._add_instance(first=True)
-        self._post_all()
+        self._arm_all()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name!r} {'closed' if self._closed else 'serving'}>"
@@ -176,13 +176,13 @@ class PipeServer(Acceptor):
         self._take_what_was_cancelled()  # This closes the instances, which frees the name.
 
     @repeatable
-    def _post_all(self) -> None:
+    def _arm_all(self) -> None:
         self._retry = None
         try:
             while not self._closed and len(self._waiting) < INSTANCES_WAITING:
                 self._add_instance(first=False)
         except Exception as exc:
-            self._post_all_after(exc, "Pipe instance cannot be made", pipe=self._name)
+            self._arm_all_after(exc, "Pipe instance cannot be made", pipe=self._name)
 
     def _add_instance(self, *, first: bool) -> None:
         pipe = private.PipeHandle(
@@ -211,10 +211,10 @@ class PipeServer(Acceptor):
             return
         is_gone = code not in (Error.SUCCESS, Error.PIPE_CONNECTED)
         if pause := self._pause_after(failed=is_gone):
-            self._post_all_in(pause)
+            self._arm_all_in(pause)
         else:
             # So that another instance waits before any code of the program runs.
-            self._post_all_before_serving(endpoint)
+            self._arm_all_before_serving(endpoint)
         if is_gone:
             # The client came and went (ERROR_NO_DATA), or the instance broke. No other instance is affected.
             private.logger.debug("a pipe client was gone before it was accepted: %r", error_of(operation, status))
@@ -228,11 +228,11 @@ class PipeServer(Acceptor):
     def _report_lost(self, exc: BaseException, *_accepted: Any) -> None:
         self._report("Error on transport creation for incoming pipe connection", exc, pipe=self._name)
 
-    def _post_all_before_serving(self, endpoint: Endpoint) -> None:
+    def _arm_all_before_serving(self, endpoint: Endpoint) -> None:
         try:
-            self._post_all()
+            self._arm_all()
         except BaseException:
             # An interrupt: close the client, which would wait for ever, and make the instances that are missing.
             self._proactor.close_endpoint(endpoint)
-            self._loop.call_soon(self._post_all)
+            self._loop.call_soon(self._arm_all)
             raise

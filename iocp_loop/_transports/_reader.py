@@ -8,8 +8,8 @@ A reader has one receive operation, made once and re-armed after each delivery. 
   the buffer itself becomes the message, and the next receive has a new one.
 * Pausing never cancels a pending receive. `pause` and `resume` call no callback of the program: data that `resume`
   releases are delivered in the next turn, and a receive that it submits comes after the callbacks already queued.
-* A delivery ends with the protocol's callback, and then re-arms the receive, whatever the callback did or raised. If
-  that fails, the connection ends with the reason, because nobody would notice that it is deaf.
+* The last step of a delivery re-arms the receive, after the protocol's callback and whatever that did or raised. If it
+  fails, the connection ends with the reason, because nobody would notice that it is deaf.
 * If the data woke a task, the receive is submitted after the task has run (DUE). By then the task's answer is on its
   way, and the peer's next message may have arrived, so that the receive need not wait in the kernel.
 * If a callback runs the loop again (`_other_turns`), the receive is re-armed ahead, before its delivery ends.

@@ -303,26 +303,26 @@ FAULTS = (
     Fault(
         "idle-pipe-instance-missing",
         "_transports/_pipe.py",
-        "            self._post_all_before_serving(endpoint)",
+        "            self._arm_all_before_serving(endpoint)",
         "            pass",
         "pipe_orders",
     ),
     Fault(
-        "foreign-reset-called-the-end",
+        "shared-socket-reset-called-the-end",
         "_handles/_shared_sockets.py",
         "if reset and operation.io_type is IoType.READ and not byte_count:",
         "if False:",
         "cancels",
     ),
     Fault(
-        "foreign-queue-watches-for-ever",
+        "shared-socket-queue-watches-for-ever",
         "_handles/_shared_sockets.py",
         "        self._waiting.remove(operation)\n        self._leave_if_empty()",
         "        self._waiting.remove(operation)",
         "cancels",
     ),
     Fault(
-        "foreign-operation-given-up-stays-in-line",
+        "shared-socket-operation-given-up-stays-in-line",
         "_handles/_shared_sockets.py",
         "        self._waiting.remove(operation)\n        self._leave_if_empty()",
         "        self._leave_if_empty()",
@@ -367,7 +367,7 @@ FAULTS = (
         "send_queue pipe_orders",
     ),
     Fault(
-        "transmit-turn-kept",
+        "transmit-place-kept",
         "_transports/_sendfile.py",
         "            services.transmits_running -= 1\n",
         "            pass\n",
@@ -418,7 +418,7 @@ FAULTS = (
     Fault(
         "accept-not-rearmed-after-an-interrupt",
         "_transports/_listener.py",
-        "            self._loop.call_soon(self._post_all)\n            raise",
+        "            self._loop.call_soon(self._arm_all)\n            raise",
         "            raise",
         "listener_orders",
     ),
