@@ -8,7 +8,7 @@ This is the shape in which completion ports are taught for game servers, complet
 * the completion key of a packet says whose it is: a session, or the listener;
 * the OverlappedEx of a packet says what it is: ACCEPT, READ or WRITE;
 * AcceptEx runs on the same port as everything else, so no thread sits in accept();
-* after each packet the receive is armed again: cast the rod again, or the session never hears of its client any more;
+* after each packet the receive is re-armed ("cast the rod again"), or the session never hears from its client again;
 * every pending operation holds a reference to its session. Only when the last one has come home is the session over;
 * stopping means: cancel, wait for every packet, then close the port, which wakes the workers for the last time.
 
@@ -90,9 +90,9 @@ class Listener(Owner):
         self.sock = sock
         with self.lock:
             for _ in range(ACCEPTS):
-                self.cast(self.endpoint.accept_operation(self.settled, sock))
+                self.arm(self.endpoint.accept_operation(self.settled, sock))
 
-    def cast(self, operation: OverlappedEx) -> None:
+    def arm(self, operation: OverlappedEx) -> None:
         self.endpoint.prepare_accept(operation)  # A new socket, for the next client.
         self.submit(operation)
 
@@ -102,7 +102,7 @@ class Listener(Owner):
             conn.close()  # Cancelled, because the server stops; or a client that was too late.
             return
         try:
-            self.cast(operation)
+            self.arm(operation)
         except OSError as exc:
             print(f"one accept less, for want of a socket: {exc}", file=sys.stderr)
         if status:
@@ -116,7 +116,7 @@ class Listener(Owner):
             conn.close()
             return
         with session.lock:
-            session.cast()
+            session.arm()
 
 
 class Session(Owner):
@@ -131,7 +131,7 @@ class Session(Owner):
         self.client_is_done = False
         server.served += 1
 
-    def cast(self) -> None:
+    def arm(self) -> None:
         """Arm the receive, unless it is, or the client is done, or it must first read what it was sent."""
         room = sum(map(len, self.outgoing)) < OUTGOING_MAX
         if room and not (self.receive.pending or self.client_is_done or self.endpoint.closing):
@@ -147,7 +147,7 @@ class Session(Owner):
         else:
             self.outgoing.append(self.buffer[:byte_count])
             self.send_outgoing()
-            self.cast()  # The rod again.
+            self.arm()
 
     def on_write(self, status: int) -> None:
         if status:
@@ -155,7 +155,7 @@ class Session(Owner):
             self.close()
         else:
             self.send_outgoing()
-            self.cast()
+            self.arm()
             self.close_when_all_is_sent()
 
     def send_outgoing(self) -> None:

@@ -2,9 +2,9 @@
 
     asyncio.run(main(), loop_factory=iocp_loop.new_event_loop)
 
-Front door: `new_event_loop`, `run`, `IocpEventLoop`; for the stdlib's own loop, `IocpProactor`. `IocpEventLoopPolicy`
-and `install()` exist where asyncio still has policies (up to Python 3.15). What is under it, usable without asyncio:
-`iocp_loop.lowlevel`.
+The public names are `new_event_loop`, `run` and `IocpEventLoop`; for the stdlib's own loop, `IocpProactor`.
+`IocpEventLoopPolicy` and `install()` exist while asyncio has policies (up to Python 3.15). `iocp_loop.lowlevel` has the
+layers below, which are usable without asyncio.
 """
 
 import sys
@@ -32,13 +32,13 @@ __all__ = ["IocpEventLoop", "IocpProactor", "lowlevel", "new_event_loop", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, because asyncio is losing its policies: importing this package must not need them.
+    # Lazily, because asyncio removes its policies, and importing this package must not need them.
     if name in ("IocpEventLoopPolicy", "install") and sys.version_info < (3, 16):
         from ._loop import _policy
 
         return getattr(_policy, name)
     if name == "_operation":
-        # Who asks after a run for the operations that the kernel was left with asks here for ORPHANS; it has moved.
+        # Programs that look for operations left with the kernel read ORPHANS here; it is in `_kept`.
         from ._core import _kept
 
         return _kept

@@ -1,1 +1,1 @@
-"""What is asyncio's below the transports: its private names, and futures for operations."""
+"""The parts below the transports that use asyncio: its private names, and futures for operations."""

@@ -1,8 +1,8 @@
-"""One future per operation: for the methods that hand out futures, and for nothing on the hot path.
+"""One future per operation, for the methods that return futures. The hot path does not use them.
 
-Cancelling such a future asks the kernel, and the future is cancelled when the packet has answered: by then nobody
-writes into the caller's buffer any more. If the packet brings data all the same, they are kept with the endpoint, and
-the next receive on the same socket begins with them: nothing is lost by a time-out.
+Cancelling such a future asks the kernel to end the operation. The future is cancelled when the packet has come, so that
+nobody writes into the caller's buffer afterwards. If the packet brings data all the same, they are kept with the
+endpoint, and the next receive on that socket begins with them: a time-out loses nothing.
 """
 
 import asyncio
@@ -21,20 +21,20 @@ from .._handles._shared_sockets import PerformedOperation
 from .._win32.constants import Error, Status
 from .._win32.memory import address_of
 
-# Reads the result of an operation that succeeded: (operation, byte count) -> value.
+# Makes the future's result of an operation that succeeded: (operation, byte count) -> value.
 Convert = Callable[[OverlappedEx, int], Any]
 
 
 class OperationFuture(asyncio.Future[Any]):
-    """The future of one operation: settled by its packet, whatever was asked meanwhile.
+    """The future of one operation. Only its packet settles it, even if it is cancelled.
 
     Args:
-        core: where it is submitted.
-        operation: itself, not yet submitted.
-        convert: makes the result of what it has brought.
-        loop: whose future this is.
-        conn: the object whose handle it is on, kept until it is over, and asked whether the handle is still what it was
-            where nobody here owns it. None of a wait, which has no handle.
+        core: the proactor that the operation is submitted to.
+        operation: the operation, not yet submitted.
+        convert: makes the future's result.
+        loop: the future's loop.
+        conn: the object whose handle the operation is on. It is kept alive until the operation is over; if the endpoint
+            has no owner, its fileno() tells whether the handle is still open. None for a wait, which has no handle.
     """
 
     def __init__(self, core: Proactor, operation: OverlappedEx, convert: Convert, loop: Any, conn: Any) -> None:
@@ -51,21 +51,21 @@ class OperationFuture(asyncio.Future[Any]):
 
     @property
     def _ov(self) -> OverlappedEx:
-        # asyncio.ProactorEventLoop.run_forever looks at `_ov.pending` of its self-pipe's future.
+        # asyncio.ProactorEventLoop.run_forever reads `_ov.pending` of its self-pipe's future.
         return self._operation
 
     def cancel(self, msg: Any = None) -> bool:
-        """Ask for the operation's end; the future is cancelled when the kernel has let go of the memory."""
+        """Ask the kernel to end the operation. The future is cancelled when the kernel has given the memory back."""
         if self.done():
             return False
-        # Also when it is settled and only waits to be delivered: were it finished now, its bytes would come after those
-        # of the receive that follows.
+        # Even if the operation is settled and only waits to be delivered: if the future were finished here, its bytes
+        # would come after those of the next receive.
         self._cancel_requested, self._cancel_message = True, msg
         self._core.cancel(self._operation)
         return True
 
     def awaits(self, operation: OverlappedEx) -> bool:
-        """Whether an interrupt has left the result untold, so that it must be delivered again."""
+        """Whether an interrupt ended the delivery, so that the result must be delivered again."""
         return not self.done() and operation is self._operation and not self._core.holds(operation)
 
     def begin(self) -> None:
@@ -87,7 +87,7 @@ class OperationFuture(asyncio.Future[Any]):
         return is_wanted and self._core.shortages.begin_again(operation, status, self._is_open)
 
     def _finish(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        # Kept until it is told: after an interrupt it is delivered again, and must not be read twice.
+        # Kept until the future has it: after an interrupt the result is delivered again, but must not be read twice.
         if self._outcome is None:
             self._outcome = self._read(operation, status, byte_count)
         result, error = self._outcome
@@ -106,14 +106,14 @@ class OperationFuture(asyncio.Future[Any]):
         self._core.release(operation)
 
     def _was_a_bystander(self, operation: OverlappedEx) -> bool:
-        """Whether a receive was ended because of another one on the same handle, and may be begun again."""
+        """Whether a receive ended because another one on the same handle was cancelled, and may be submitted again."""
         endpoint = operation.endpoint
         if self._cancel_requested or self.done() or endpoint.closing or operation.io_type not in RECEIVES:
             return False
         return endpoint.receives_cancelled != self._cancels_before and self._is_open()
 
     def _is_open(self) -> bool:
-        """Whether the handle is still what it was: a closed one's value may be a stranger's by now."""
+        """Whether the handle is still open. If it was closed, its value may belong to another handle by now."""
         endpoint = self._operation.endpoint
         if endpoint.closing or endpoint.owner is not None:
             return not endpoint.closing
@@ -125,7 +125,7 @@ class OperationFuture(asyncio.Future[Any]):
         return handle == endpoint.handle
 
     def _read_unread(self, operation: OverlappedEx) -> bool:
-        """Take what was kept for the next receive as if it had been received; False if nothing was."""
+        """Use data that were kept for the next receive as the result of this one. False if there are none."""
         handle: Any = operation.endpoint
         size = len(operation.buffer)
         if operation.io_type is IoType.READ:
@@ -133,20 +133,20 @@ class OperationFuture(asyncio.Future[Any]):
                 return False
             data, rest = handle.unread[:size], handle.unread[size:]
             outcome = self._read(operation, Status.SUCCESS, _fill(operation, data))
-            # One statement, without a call: an interrupt must find it in one of both.
+            # One statement without a call, so that an interrupt finds the bytes in exactly one of the two.
             self._outcome, handle.unread = outcome, rest
             return True
         if not handle.unread_datagrams:
             return False
         (data, sender), *others = handle.unread_datagrams
         handle.set_sender(operation, sender)
-        # Of one that is longer than the buffer the rest is cut off.
+        # If the datagram is longer than the buffer, the rest is cut off.
         outcome = self._read(operation, Status.SUCCESS, _fill(operation, data[:size]))
         self._outcome, handle.unread_datagrams = outcome, others
         return True
 
     def _keep_unwanted(self, operation: OverlappedEx, result: Any, byte_count: int) -> BaseException:
-        """A cancelled operation succeeded all the same: nothing is lost, and nothing left open. What it is now."""
+        """Keep the data, or close the socket, of a cancelled operation that succeeded. Returns a CancelledError."""
         if operation.io_type is IoType.ACCEPT:
             result[0].close()
         elif operation.io_type in RECEIVES:
@@ -171,17 +171,18 @@ class OperationFuture(asyncio.Future[Any]):
 
 
 class SendFuture(OperationFuture):
-    """The future of a whole buffer, sent piece by piece: no call is given more than `limit` bytes.
+    """The future of a whole buffer, which is sent in pieces of at most `limit` bytes.
 
-    The pieces of several do not alternate: each waits in `IoHandle.sends` until those before it are over.
+    The pieces of several buffers do not alternate: each future waits in `IoHandle.sends` until those before it are
+    over.
 
     Args:
-        core, operation, loop, conn: as for `OperationFuture`; the operation is one of `send_operation`, without a
+        core, operation, loop, conn: as for `OperationFuture`; the operation comes from `send_operation`, without a
             vector.
-        handle: whose operation that is.
-        data: what to send.
-        sent_before: bytes, by the socket's own call; the result counts them.
-        limit: bytes of one piece.
+        handle: the operation's endpoint.
+        data: the bytes to send.
+        sent_before: how many bytes the socket's own call sent before; the result includes them.
+        limit: the most bytes in one piece.
     """
 
     def __init__(
@@ -200,17 +201,17 @@ class SendFuture(OperationFuture):
         self._data = data
         self._sent = 0
         self._limit = limit
-        self._is_out = False  # a piece, whose result was not counted yet
+        self._is_out = False  # a piece was submitted, and its result was not counted yet
 
     def begin(self) -> None:
-        """Send, as soon as those before it on the same handle are over."""
+        """Send, as soon as the earlier sends on the same handle are over."""
         handle = self._handle
         handle.sends = [*(handle.sends or ()), self]
         if handle.sends[0] is self:
             self._submit_piece()
 
     def begin_next(self) -> None:
-        """Those before it are over. Twice is once."""
+        """Start, because the earlier sends are over. A second call does nothing."""
         if not self._core.holds(self._operation):
             self._submit_piece()
 
@@ -221,13 +222,13 @@ class SendFuture(OperationFuture):
                 self._is_out = True
                 self._core.submit(self._operation)
             except BaseException:
-                self._is_out = self._core.holds(self._operation)  # An interrupt: the last result is delivered again.
+                self._is_out = self._core.holds(self._operation)  # If not, the loop delivers the last result again.
                 raise
         else:
             self._core.settle_inline(self._operation, status_of_closed(self._handle), 0)
 
     def cancel(self, msg: Any = None) -> bool:
-        """As of `OperationFuture`; one that has not begun is over at once."""
+        """Ask the kernel to end the send. If it has not begun, it is over at once."""
         waits = self._handle.sends
         if self.done() or not waits or waits[0] is self or self not in waits:
             return super().cancel(msg)
@@ -237,7 +238,7 @@ class SendFuture(OperationFuture):
 
     def _deliver(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         if self._is_out and not status:
-            # One statement, without a call: delivered again after an interrupt, it must not count twice.
+            # One statement without a call, so that a result which is delivered again after an interrupt counts once.
             self._sent, self._is_out = self._sent + byte_count, False
         if status and self._was_begun_again(operation, status):
             return
@@ -253,14 +254,14 @@ class SendFuture(OperationFuture):
             return
         if len(waits) > 1:
             waits[1].begin_next()
-        # Last: an interrupt before finds the next one waiting, and not forgotten.
+        # Last, so that an interrupt before this line finds the next one still waiting.
         self._handle.sends = waits[1:] or None
 
 
 class ReadyFuture(asyncio.Future[Any]):
-    """The future of what needed no operation."""
+    """A future whose result needed no operation."""
 
-    # asyncio.ProactorEventLoop looks here on its self-pipe's future, which is one of these after unread bytes.
+    # asyncio.ProactorEventLoop reads this of its self-pipe's future, which is a ReadyFuture after unread bytes.
     _ov = None
 
 
@@ -269,39 +270,39 @@ def _means_success(operation: OverlappedEx, status: int, byte_count: int) -> boo
     if operation.io_type is IoType.PIPE_CONNECT:
         return winerror_of(operation, status) == Error.PIPE_CONNECTED  # The client was there first.
     if operation.io_type is IoType.READ and isinstance(handle, StreamHandle):
-        # The end of the stream; or a message was longer than the buffer.
+        # The end of the stream, or a message that was longer than the buffer, counts as success.
         return handle.receive_outcome(operation, status, byte_count) is not Outcome.FAILED
     return winerror_of(operation, status) == Error.SUCCESS
 
 
 def _discard(operation: OverlappedEx) -> None:
-    """Of a failed accept, the socket that was to be the connection."""
+    """Close the socket that a failed accept made in advance."""
     if isinstance(operation, (AcceptOperation, PerformedOperation)) and operation.arriving is not None:
         operation.arriving.close()
 
 
 def keep_bytes(core: Proactor, handle: IoHandle, data: bytes, *, first: bool = False) -> None:
-    """Received bytes that nobody took: they begin the next receive, or the one that waits already.
+    """Keep received bytes that nobody took. The next receive begins with them, or a waiting one is ended for them.
 
     Args:
-        core: whose handle it is.
-        handle: where they came from.
+        core: the handle's proactor.
+        handle: the handle that they were received from.
         data: the bytes.
-        first: they came before those that are kept already.
+        first: they came before the bytes that are kept already.
     """
     handle.unread = data + handle.unread if first else handle.unread + data
     _wake_one(core, handle, IoType.READ)
 
 
 def keep_datagram(core: Proactor, handle: IoHandle, data: bytes, sender: Any, *, first: bool = False) -> None:
-    """As `keep_bytes`, for a datagram."""
+    """Keep a received datagram that nobody took, for the next receive or a waiting one."""
     kept = handle.unread_datagrams or []
     handle.unread_datagrams = [(data, sender), *kept] if first else [*kept, (data, sender)]
     _wake_one(core, handle, IoType.READ_FROM)
 
 
 def _wake_one(core: Proactor, endpoint: Endpoint, io_type: IoType) -> None:
-    """A receive that waits in the kernel comes back for what is kept here: `OperationFuture` sees to that."""
+    """Cancel one receive that waits in the kernel; its `OperationFuture` then delivers what is kept here."""
     for operation in endpoint.operations:
         if operation.io_type is io_type and operation.state is PENDING:
             core.cancel(operation)
@@ -309,11 +310,11 @@ def _wake_one(core: Proactor, endpoint: Endpoint, io_type: IoType) -> None:
 
 
 def _fill(operation: OverlappedEx, data: bytes) -> int:
-    # SAFETY: its packet was dequeued, so the buffer is ours, and not yet anybody's message.
+    # SAFETY: its packet was dequeued, so the buffer is ours, and no message refers to it yet.
     ctypes.memmove(address_of(operation.buffer), data, len(data))
     return len(data)
 
 
 def undelivered(operation: OverlappedEx, _status: int, _byte_count: int) -> None:
-    """The sink of an operation before it has a future, and after its future is done."""
+    """The `deliver` of an operation that has no future yet, or whose future is done."""
     raise AssertionError(f"{operation!r} was settled while it had no future")

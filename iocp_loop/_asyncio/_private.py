@@ -1,8 +1,8 @@
-"""Every name of asyncio's that begins with an underscore, or lives in an undocumented module, and that we touch.
+"""Every name of asyncio's that we use and that begins with an underscore, or lives in an undocumented module.
 
-Checked on CPython 3.11, 3.12, 3.13 and 3.14. Nothing outside this page imports such a name. The hooks that
-BaseEventLoop calls on its subclasses are listed in HOOKS, the attributes we read of it in ATTRIBUTES, and those of
-other objects in FIELDS, wherever they are touched, so that tests can say which of them a new Python has changed.
+Checked on CPython 3.11, 3.12, 3.13 and 3.14. No other module imports such a name. HOOKS lists the hooks that
+BaseEventLoop calls on its subclasses, ATTRIBUTES its attributes that we use, and FIELDS those of other objects, in
+whichever module we use them, so that tests can tell which of them a new Python has changed.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ SendfileMode = constants._SendfileMode  # pyright: ignore[reportPrivateUsage]
 SendfileNotAvailableError = exceptions.SendfileNotAvailableError
 BaseSubprocessTransport = base_subprocess.BaseSubprocessTransport
 SSLProtocol = sslproto.SSLProtocol
-# Up to 3.15. From 3.14 on the public name warns on access; who asks for a policy was warned by what brought them here.
+# Up to Python 3.15. From 3.14 on, the public name warns on access; setting a policy warns anyway.
 BasePolicy: Any = getattr(events, "_BaseDefaultEventLoopPolicy", None) or getattr(
     events, "BaseDefaultEventLoopPolicy", None
 )
@@ -73,12 +73,12 @@ if sys.platform == "win32":
     PipeHandle = windows_utils.PipeHandle
 
     def popen(*args: Any, **kwargs: Any) -> "windows_utils.Popen[bytes]":
-        """Start a process. Looked up when it is called: that is where tests put a Popen of their own."""
+        """Start a process. Looks `Popen` up at each call, because tests replace it in that module."""
         return windows_utils.Popen(*args, **kwargs)
 
 
 def begin_running(loop: Any) -> None:
-    """What BaseEventLoop.run_forever does before its first turn."""
+    """Do what BaseEventLoop.run_forever does before its first turn."""
     loop._set_coroutine_origin_tracking(loop._debug)
     loop._thread_id = threading.get_ident()
     sys.set_asyncgen_hooks(firstiter=loop._asyncgen_firstiter_hook, finalizer=loop._asyncgen_finalizer_hook)
@@ -86,7 +86,7 @@ def begin_running(loop: Any) -> None:
 
 
 def end_running(loop: Any, hooks: Any) -> None:
-    """And after its last one: `hooks` are those for asynchronous generators that were there before. Twice is once."""
+    """Do what it does after its last turn. `hooks` are the previous hooks for asynchronous generators. Idempotent."""
     loop._stopping = False
     loop._thread_id = None
     events._set_running_loop(None)
@@ -95,22 +95,22 @@ def end_running(loop: Any, hooks: Any) -> None:
 
 
 def forget_stop(ready: Any) -> None:
-    """Of a `run_until_complete` that ended by an exception, drop the callback that would stop the next run."""
+    """After a `run_until_complete` that an exception ended, drop the callback that would stop the next run."""
     for handle in tuple(ready):
-        # A program may have handles of its own.
+        # `getattr`, because a program may have queued objects of its own.
         if getattr(handle, "_callback", None) is base_events._run_until_complete_cb:  # type: ignore[attr-defined]
             handle.cancel()
 
 
 TransportSocket = trsock.TransportSocket
 
-# Server._attach takes the transport from 3.13 on, where close_clients() and abort_clients() need to know it.
+# From Python 3.13 on, Server._attach takes the transport, because close_clients() and abort_clients() need it.
 _ATTACH_TAKES_TRANSPORT = len(inspect.signature(Server._attach).parameters) > 1  # type: ignore[attr-defined]
 
 
-# Read, set or called, of other objects of asyncio's.
+# Attributes of asyncio's other objects that we read, set or call.
 FIELDS: dict[type, tuple[str, ...]] = {
-    # A turn is made of handles: `_scheduling` fills them in, `_turn` runs them.
+    # `_scheduling` fills these in, and `_turn` runs them.
     asyncio.Handle: (
         "_args",
         "_callback",
@@ -161,7 +161,7 @@ class BaseLoop(asyncio.BaseEventLoop):
 
 
 def is_entered(context: Context) -> bool:
-    """Whether something runs in a context already, so that nothing else can."""
+    """Whether code is running in a context, so that no other code can enter it."""
     try:
         context.run(bool)
     except RuntimeError:
@@ -170,12 +170,12 @@ def is_entered(context: Context) -> bool:
 
 
 def enterable(context: Context) -> Context:
-    """The context, or a copy of it where something runs in it."""
+    """The context, or a copy of it if code is running in it."""
     return context.copy() if is_entered(context) else context
 
 
 def leave_entered_context(handle: Any) -> bool:
-    """Let a handle whose context something runs in have a copy of it. False if it could have run."""
+    """Give a handle a copy of its context if code is running in it. False if none is, so that the handle could run."""
     context = getattr(handle, "_context", None)
     if context is None or not is_entered(context):
         return False
@@ -184,19 +184,22 @@ def leave_entered_context(handle: Any) -> bool:
 
 
 class Handle(asyncio.Handle):
-    """asyncio.Handle as it is outside debug mode, whose fields `call_soon` sets in place of `__init__`."""
+    """`asyncio.Handle` without debug mode. `call_soon` sets its fields in place of `__init__`."""
 
     __slots__ = ()
     _source_traceback = None
 
     def _run(self) -> None:
-        """For turns that are not ours, which may run inside a callback of the same context's."""
+        """For turns that are not ours, which may run inside a callback in the same context."""
         leave_entered_context(self)
         super()._run()
 
 
 class TimerHandle(asyncio.TimerHandle):
-    """As `Handle`. Most timers are time-outs, and end by being cancelled: one function in place of asyncio's four."""
+    """`asyncio.TimerHandle` without debug mode. Its `cancel` is one function in place of asyncio's four.
+
+    Most timers are time-outs, which end by being cancelled.
+    """
 
     __slots__ = ()
     _source_traceback = None
@@ -217,14 +220,14 @@ _run_as_made = asyncio.Handle._run
 
 
 def replaced_run() -> Any:
-    """What a program has put in the place of `Handle._run`, to time callbacks say; None as a rule."""
+    """The function with which a program has replaced `Handle._run`, to time callbacks for example; usually None."""
     return None if asyncio.Handle._run is _run_as_made else asyncio.Handle._run
 
 
 if hasattr(events, "_ThreadSafeHandle"):
-    # From 3.14 on: one that another thread may cancel.
+    # From Python 3.14 on: a handle that another thread may cancel.
     class ThreadsafeHandle(events._ThreadSafeHandle):  # type: ignore[name-defined, misc]
-        """As `Handle`, with a lock, which is set after the other fields."""
+        """A `Handle` with a lock, which is set after the other fields."""
 
         __slots__ = ()
         _source_traceback = None
@@ -241,17 +244,17 @@ _FORMAT_TAKES_DEBUG = "debug" in inspect.signature(_format_source).parameters
 
 
 def report_callback(loop: Any, handle: asyncio.Handle, exc: BaseException) -> None:
-    """Say that a handle's callback raised, as `Handle._run` does."""
+    """Report that a handle's callback raised, as `Handle._run` does."""
     options = {"debug": loop.get_debug()} if _FORMAT_TAKES_DEBUG else {}
     callback = format_helpers._format_callback_source(handle._callback, handle._args, **options)  # type: ignore[attr-defined]
     loop.call_exception_handler({"message": f"Exception in callback {callback}", "exception": exc, "handle": handle})
 
 
-# None where the calling thread runs no loop.
+# Returns None if the calling thread runs no loop.
 current_loop: Any = events._get_running_loop
-# Raises TypeError for a socket that is wrapped in TLS already.
+# Raises TypeError for a socket that is already wrapped in TLS.
 check_ssl_socket: Any = base_events._check_ssl_socket  # type: ignore[attr-defined]
-# How debug mode names a slow callback.
+# Describes a slow callback in debug mode.
 format_handle: Any = base_events._format_handle  # type: ignore[attr-defined]
 
 
@@ -272,7 +275,7 @@ def detach(server: Any, transport: Any) -> None:
 
 
 def take_unread(protocol: Any) -> bytes:
-    """What a stream's reader has received and nobody has read: taken from it."""
+    """Take the bytes that a stream's reader has received and nobody has read."""
     buffer = getattr(getattr(protocol, "_stream_reader", None), "_buffer", None)
     if not buffer:
         return b""
@@ -282,23 +285,24 @@ def take_unread(protocol: Any) -> bytes:
 
 
 def give_unread(protocol: Any, data: bytes) -> None:
-    """Put back what `take_unread` took, in front of what has come meanwhile."""
+    """Put back what `take_unread` took, in front of bytes that have come meanwhile."""
     protocol._stream_reader._buffer[:0] = data
 
 
 def begin_tls_with(transport: Any, before: Any, data: bytes) -> None:
-    """Let the TLS that has taken over a transport from `before` find data in front of all that the transport brings."""
+    """If a TLS protocol has replaced `before` on a transport, let it begin with `data`."""
     protocol = transport.get_protocol()
     if protocol is not before:
         protocol._incoming.write(data)
 
 
 def has_said_goodbye(protocol: Any, exc: BaseException | None) -> bool:
-    """Whether asyncio's TLS ends its connection only because the peer goes on sending behind our close_notify.
+    """Whether asyncio's TLS ends its connection only because the peer goes on sending after our close_notify.
 
-    That is written then, as all that the program wrote before; the connection may be closed in order.
+    Then close_notify and all that the program wrote before it are written here, and the connection may be closed in
+    order.
     """
-    # OpenSSL's name for it (Python's documentation, ssl.SSLSocket.unwrap).
+    # OpenSSL's name for that error (Python's documentation, ssl.SSLSocket.unwrap).
     if getattr(exc, "reason", None) != "APPLICATION_DATA_AFTER_CLOSE_NOTIFY" or not isinstance(protocol, SSLProtocol):
         return False
     protocol._process_outgoing()  # type: ignore[attr-defined]
@@ -306,19 +310,19 @@ def has_said_goodbye(protocol: Any, exc: BaseException | None) -> bool:
 
 
 def run_soon(loop: Any, handle: asyncio.Handle) -> None:
-    """Let a Handle made earlier run in this turn: what `call_soon` does, without making a new one each time."""
+    """Queue an `asyncio.Handle` that was made earlier. `call_soon` would make a new one each time."""
     if not handle.cancelled():
         loop._ready.append(handle)
 
 
 def run_handle(handle: asyncio.Handle) -> None:
-    """Run a Handle's callback now, in its context; an exception is reported and goes no further."""
+    """Run the callback of an `asyncio.Handle`, in its context. An exception is reported and not raised."""
     if not handle.cancelled():
         handle._run()
 
 
 def set_result_unless_cancelled(future: "asyncio.Future[None]", result: Any) -> None:
-    """Settle a waiter that its owner may have cancelled meanwhile."""
+    """Set a waiter's result, unless its owner has cancelled it."""
     if not future.done():
         future.set_result(result)
 

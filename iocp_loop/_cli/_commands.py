@@ -1,6 +1,6 @@
 """The command line: `python -m iocp_loop demo | doctor | version`.
 
-Exit status: 0 all is well, 1 something is wrong with what was tried, 2 the command line was, 130 interrupted.
+Exit status: 0 all is well, 1 the command found something wrong, 2 the command line is wrong, 130 interrupted.
 """
 
 import argparse
@@ -12,10 +12,10 @@ from .. import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status.
+    """Run one command. Returns the exit status.
 
     Args:
-        arguments: what follows `python -m iocp_loop`; None for the process's own.
+        arguments: the words after `python -m iocp_loop`; None for those of this process.
     """
     options = _parser().parse_args(arguments)
     try:

@@ -1,8 +1,8 @@
-"""The demo: one echo server and many clients, on IocpEventLoop and on asyncio.ProactorEventLoop by turns.
+"""The demo: one echo server and many clients, alternately on IocpEventLoop and on asyncio.ProactorEventLoop.
 
-Server and clients of a side share that side's loop and its thread, so a figure counts both ends of each message. The
-sides take turns of half a second, so that whatever else the machine does hits both. It is a demonstration and a check,
-not the benchmark: that one drives the server from another process.
+Server and clients of a side share one loop and its thread, so a figure includes both ends of each message. The sides
+alternate every half second, so that other work of the machine affects both. This is a demonstration and a check, not
+the benchmark, which drives the server from another process.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ from ._doctor import python_name, system_name
 
 ROUND_S = 0.5
 WARM_UP_S = 0.1
-TICK_S = 0.1  # How often the live line changes.
-# An echo takes milliseconds. A client without an answer for this long will not get one.
+TICK_S = 0.1  # The live line is updated this often.
+# An echo takes milliseconds. A client that has no answer after this time will not get one.
 ANSWER_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 5.0
-_HEADER = struct.Struct("<IQ")  # client, sequence number: no message equals another
+_HEADER = struct.Struct("<IQ")  # client and sequence number, so that no two messages are equal
 
 
 class EchoServer(asyncio.Protocol):
-    """Sends back what it gets."""
+    """Sends back what it receives."""
 
     def __init__(self, side: "Side") -> None:
         self._side = side
@@ -52,7 +52,7 @@ class EchoServer(asyncio.Protocol):
 
 
 class Client(asyncio.Protocol):
-    """Sends a message, wants it back byte for byte, sends the next."""
+    """Sends a message, compares the echo byte for byte, sends the next."""
 
     def __init__(self, side: "Side", number: int, size: int) -> None:
         self._side = side
@@ -117,19 +117,19 @@ class Side:
         self.loop.run_until_complete(coroutine)
 
     def fail(self, problem: str) -> None:
-        """Note what went wrong, and end the round."""
+        """Record a problem, and end the round."""
         self.problems.append(problem)
         self.running = False
         self._all_rest()
 
     def client_rests(self) -> None:
-        """One client has its last answer of the round."""
+        """Called when a client has its last answer of the round."""
         self._busy -= 1
         if not self._busy:
             self._all_rest()
 
     def end_is_gone(self) -> None:
-        """One end of a connection heard that it is over."""
+        """Called when one end of a connection has had its connection_lost()."""
         if self.closing and not self.connected and not self.accepted:
             self._all_rest()
 
@@ -146,7 +146,7 @@ class Side:
             self._clients.append(client)
 
     async def play(self, seconds: float, show: Callable[[float], None] | None = None) -> None:
-        """One round: every client sends and receives until the time is up and its last answer is there."""
+        """Play one round: every client sends and receives until the time is up and its last answer has come."""
         before, started = self.verified, time.perf_counter()
         self._rest, self._busy, self.running = self.loop.create_future(), len(self._clients), True
         for client in self._clients:
@@ -168,11 +168,11 @@ class Side:
             self.rates.append((self.verified - before) / elapsed)
 
     async def shut(self) -> None:
-        """Close the connections, then the server, and see both ends of all of them go."""
+        """Close the connections, wait until both ends of each are gone, and close the server."""
         self._rest, self.closing = self.loop.create_future(), True
         for client in self._clients:
             client.transport.close()
-        self.end_is_gone()  # If all were gone before.
+        self.end_is_gone()  # In case all were gone before.
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await self._rest
@@ -184,7 +184,7 @@ class Side:
 
 
 class Left(NamedTuple):
-    """What the kernel and the loop still hold of the demo's connections when all are closed; it should be nothing."""
+    """Operations and endpoints of the demo's connections that remain after all were closed; there should be none."""
 
     operations: int
     endpoints: int
@@ -195,7 +195,7 @@ class Left(NamedTuple):
 
 
 class LiveLine:
-    """A line that changes where it stands; where output is no terminal, only what is final gets printed."""
+    """A line that is updated in place. If the output is not a terminal, only final lines are printed."""
 
     def __init__(self) -> None:
         self._live = sys.stdout.isatty()
@@ -213,7 +213,7 @@ class LiveLine:
 
 
 def run_demo(*, seconds: float, clients: int, size: int) -> int:
-    """Play, print, and return the exit status: 1 if a byte, a connection or an operation was amiss."""
+    """Play and print the results. Returns the exit status: 1 if a byte, a connection or an operation was wrong."""
     rounds = max(1, round(seconds / 2 / ROUND_S))
     round_s = seconds / 2 / rounds
     print(f"iocp_loop {__version__}, {system_name()}, {python_name()}")
@@ -228,7 +228,7 @@ def run_demo(*, seconds: float, clients: int, size: int) -> int:
     left = Left(0, 0)
     try:
         ours.run_until_complete(asyncio.sleep(0))
-        own = Left.of(ours)  # A running loop has a receive of its own outstanding, which signals wake it by.
+        own = Left.of(ours)  # A loop that has run has a receive of its own outstanding, for waking on signals.
         for side in sides:
             side.run(side.open(clients, size))
             side.run(side.play(WARM_UP_S))
@@ -262,7 +262,7 @@ def _play_rounds(sides: "tuple[Side, Side]", rounds: int, seconds: float) -> Non
     line = LiveLine()
     for number in range(rounds):
         turn = Turn(f"round {number + 1} of {rounds}")
-        # Who begins changes from round to round.
+        # The sides begin alternately.
         for side in sides if number % 2 == 0 else sides[::-1]:
             side.run(side.play(seconds, functools.partial(turn.show, line, side.name)))
             if side.problems:
@@ -272,7 +272,7 @@ def _play_rounds(sides: "tuple[Side, Side]", rounds: int, seconds: float) -> Non
 
 
 class Turn:
-    """One round as its line shows it."""
+    """The text of one round's line."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -283,14 +283,14 @@ class Turn:
         line.show(self.text())
 
     def text(self) -> str:
-        # In reverse, ours stands first, whichever began.
+        # In reverse order, so that ours is first, whichever side began.
         return f"{self.title}: " + ", ".join(
             f"{name} {rate:,.0f}/s" for name, rate in sorted(self.rates.items(), reverse=True)
         )
 
 
 def _what_is_left(loop: IocpEventLoop, own: Left) -> Left:
-    # Handles close when their last packet is in; a turn or two of the loop bring it.
+    # A handle closes when its last packet is in, which takes a turn or two of the loop.
     deadline = time.monotonic() + CLOSE_TIMEOUT_S
     while Left.of(loop) != own and time.monotonic() < deadline:
         loop.run_until_complete(asyncio.sleep(0.001))

@@ -1,7 +1,7 @@
-"""The doctor: the system, the Python, what the kernel offers, what the loop uses of it, what is missed without it.
+"""The doctor: reports the system, the Python, the kernel's features, which of them the loop uses, and for what.
 
-With a check it also makes the experiments that only a run on the system can decide, and writes all of it to a file that
-can be attached to a report: versions, features, answers and figures; no names, no paths and no addresses.
+With `check` it also makes the experiments, which only a run on the system can decide. It can write everything to a file
+that can be attached to a bug report: versions, features, answers and figures; no names, no paths and no addresses.
 """
 
 import os
@@ -23,10 +23,10 @@ from ._probes import Finding
 
 
 class Feature(NamedTuple):
-    """One line of the report.
+    """One feature in the report.
 
-    `used` says for what, or is empty where the loop does not use it today; `absence` says what it means that it is
-    missing. Without a `needed` one the loop cannot work.
+    `used` says what the loop uses it for, and is empty if the loop does not use it; `absence` says what happens if it
+    is missing. The loop cannot work without a `needed` one.
     """
 
     name: str
@@ -102,7 +102,7 @@ def wine_version() -> str | None:
 
 
 def system_name() -> str:
-    """Windows or Wine, with its version, in a few words."""
+    """Windows or Wine, and the version, in a few words."""
     version = sys.getwindowsversion()
     windows = f"Windows {version.major}.{version.minor}.{version.build}"
     wine = wine_version()
@@ -110,14 +110,14 @@ def system_name() -> str:
 
 
 def python_name() -> str:
-    """The Python in a few words."""
+    """Implementation and version of this Python, in a few words."""
     gil = ", free-threaded" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
     bits = 64 if sys.maxsize > 2**32 else 32
     return f"{platform.python_implementation()} {platform.python_version()}, {bits} bits{gil}"
 
 
 def provider_name(family: int) -> str:
-    """Who hands out TCP sockets of a family, and over how many layers; a filter of somebody's is seen here."""
+    """The name of the provider of a family's TCP sockets, and its layers, which show filter software."""
     try:
         with socket.socket(family, socket.SOCK_STREAM) as sock:
             raw = sock.getsockopt(socket.SOL_SOCKET, SocketOption.PROTOCOL_INFOW, PROTOCOL_INFOW_SIZE)
@@ -129,12 +129,11 @@ def provider_name(family: int) -> str:
 
 
 def run_doctor(*, check: bool = False, report: Path | None = None) -> int:
-    """Print what is found; returns 1 if something is missing that the loop cannot do without.
+    """Print the findings. Returns 1 if a feature is missing that the loop cannot do without.
 
     Args:
-        check: make the experiments as well; 1 is also returned if one contradicts what the loop relies on, or if the
-            report cannot be written.
-        report: where to write all of it, but for paths; None: nowhere.
+        check: make the experiments as well, and return 1 also if one contradicts what the loop relies on.
+        report: a file to write everything to, except paths; None for no file. Returns 1 if it cannot be written.
     """
     page = _Page()
     _say_facts(page)
@@ -158,7 +157,7 @@ def run_doctor(*, check: bool = False, report: Path | None = None) -> int:
 
 
 class _Page:
-    """What is printed, and kept for the report unless it is private."""
+    """Prints lines, and keeps them for the report, without their private parts."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -197,13 +196,13 @@ def _say_feature(page: _Page, feature: Feature) -> bool:
 
 
 def system_kind() -> str:
-    """What experiments are compared with: "Windows", "Wine 8", "Wine 10"."""
+    """The key of the experiments' expected answers: "Windows", "Wine 8", "Wine 10"."""
     wine = wine_version()
     return "Windows" if wine is None else f"Wine {wine.partition('.')[0]}"
 
 
 def _say_experiments(page: _Page) -> list[str]:
-    """Make them, a line or three each; the names of those that contradict what the loop relies on."""
+    """Make the experiments and print them. Returns the names of those that contradict what the loop relies on."""
     kind = system_kind()
     broken: list[str] = []
     page.say()

@@ -1,10 +1,10 @@
-"""What only a run on the system can decide: each question asked of the kernel itself, on handles of its own.
+"""Experiments: questions about the system that only a run on it can decide, each tried on handles of its own.
 
-The package was written with the knowledge of others about Windows, and tested under Wine. Where the two are said to
-differ, the code is right under either answer, and the tests' fake kernel plays the harder one (docs/windows.md). An
-experiment finds out which it is. It answers with one of few words, and raises nothing but a KeyboardInterrupt.
+The package was written from published knowledge about Windows, and tested under Wine. Where the two are said to differ,
+the code is right in either case, and the tests' fake kernel plays the harder one (docs/windows.md). An experiment finds
+out which case it is. Its answer is one of a few words, and it raises nothing but KeyboardInterrupt.
 
-Nothing in here is asked by the loop. Nothing leaves this machine: all of it happens on the loopback.
+The loop makes no experiments. They use the loopback only, so nothing leaves this machine.
 """
 
 import contextlib
@@ -35,17 +35,17 @@ from .._win32.prototypes import bind
 from .._win32.types import DWORD
 from ._probes import connected, first_result
 
-LARGE = 16 << 20  # bytes: more than any kernel takes at once, unless it takes everything
-SMALL = 64 << 10  # bytes: less than any kernel refuses
+LARGE = 16 << 20  # bytes: more than a kernel takes at once, unless it takes any amount
+SMALL = 64 << 10  # bytes: so few that every kernel takes them
 ROUNDS = 200
 PATIENCE_S = 2.0
-LOCK_S = 0.5  # How long a question about a handle may take before its file object counts as locked.
+LOCK_S = 0.5  # How long a query of a handle may take before its file object counts as locked.
 AT_ONCE_S = 0.5
-CONSOLE_S = 20.0  # For a child with a console of its own, from its start to its end.
+CONSOLE_S = 20.0  # The time-out for a child with a console of its own.
 
 
 class Answer(NamedTuple):
-    """What an experiment found: a word or two that can be compared, and a detail worth a line."""
+    """The result of an experiment: a word or two that can be compared, and a line with details."""
 
     short: str
     detail: str = ""
@@ -58,10 +58,10 @@ class Experiment:
     Attributes:
         name: what is tried.
         run: tries it.
-        matters: what hangs on the answer.
-        expected: the answer, by system ("Windows", "Wine 8", "Wine 10"); a system that is missing is an open question.
-        switch: the switch of the tests' profiles (tests/fakes/profiles.py) that says so; "" if there is none.
-        promised: whether the loop relies on what is expected: another answer is a fault.
+        matters: what depends on the answer.
+        expected: the answer for each system ("Windows", "Wine 8", "Wine 10"); if a system is missing, none is expected.
+        switch: the switch in the tests' profiles (tests/fakes/profiles.py) that stands for it; "" if there is none.
+        promised: whether the loop relies on the expected answer, so that another one is a fault.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Experiment:
     promised: bool = False
 
     def answer(self) -> Answer:
-        """Try it; a failure is an answer too."""
+        """Make the experiment. A failure is an answer too."""
         try:
             return self.run()
         except (OSError, AttributeError, subprocess.SubprocessError) as exc:
@@ -81,7 +81,7 @@ class Experiment:
 
 @contextmanager
 def _proactor() -> "Generator[Proactor]":
-    """A proactor that asks once for an operation's end, on every system."""
+    """A proactor that cancels an operation only once, on every system."""
     kernel = win32_kernel()
     kernel.forgets_cancels = False
     proactor = Proactor(arena=HeapArena(), kernel=kernel)
@@ -96,7 +96,7 @@ def _receive(proactor: Proactor, handle: StreamHandle) -> OverlappedEx:
 
 
 def _cancelled(proactor: Proactor, handle: StreamHandle) -> bool:
-    """Submit a receive and cancel it; whether its packet said that it was cancelled."""
+    """Submit a receive and cancel it. Returns whether its packet reports it as cancelled."""
     receive = _receive(proactor, handle)
     proactor.submit(receive)
     proactor.cancel(receive)
@@ -108,7 +108,7 @@ def _cancelled(proactor: Proactor, handle: StreamHandle) -> bool:
 
 
 def _end_of(sock: socket.socket, size: int) -> Answer:
-    """How a peer sees the end of a connection that has sent so much."""
+    """How a peer sees the end of a connection that has sent `size` bytes."""
     sock.settimeout(PATIENCE_S)
     received = 0
     try:
@@ -120,7 +120,7 @@ def _end_of(sock: socket.socket, size: int) -> Answer:
 
 
 def close_after_a_cancelled_receive(*, shut_down: bool) -> Answer:
-    """Cancel a receive, send, close; does the peer see all, and an end?"""
+    """Cancel a receive, send, close: does the peer receive everything, and the end of the stream?"""
     with _proactor() as proactor, connected(socket.AF_INET) as (here, there):
         endpoint = open_socket(proactor, here)
         if not _cancelled(proactor, endpoint):
@@ -134,10 +134,10 @@ def close_after_a_cancelled_receive(*, shut_down: bool) -> Answer:
 
 
 def close_with_bytes_unread() -> Answer:
-    """Close a socket that has not read what has come."""
+    """Close a socket with unread data."""
     with connected(socket.AF_INET) as (here, there):
         there.sendall(b"unread")
-        time.sleep(0.05)  # For the loopback to bring it.
+        time.sleep(0.05)  # Until it has arrived over the loopback.
         here.close()
         return _end_of(there, 0)
 
@@ -146,7 +146,7 @@ def close_with_bytes_unread() -> Answer:
 
 
 def send_of_any_size() -> Answer:
-    """One send of more than any buffer holds, to a peer that does not read."""
+    """Send more than any buffer holds in one call, to a peer that does not read."""
     with connected(socket.AF_INET) as (here, _there):
         taken = here.send(bytes(LARGE))
     return Answer("whole" if taken == LARGE else "in part", f"{taken:,} of {LARGE:,} bytes")
@@ -156,7 +156,7 @@ def send_of_any_size() -> Answer:
 
 
 def cancel_of_one_receive() -> Answer:
-    """Of two receives that wait on one TCP socket, one is cancelled; what becomes of the other?"""
+    """Cancel one of two receives that wait on one TCP socket: what happens to the other?"""
     with _proactor() as proactor, connected(socket.AF_INET) as (here, _there):
         endpoint = open_socket(proactor, here)
         first, second = _receive(proactor, endpoint), _receive(proactor, endpoint)
@@ -171,7 +171,7 @@ def cancel_of_one_receive() -> Answer:
 
 
 def plain_cancels() -> Answer:
-    """Receives that are cancelled once: is each of them told? And is its packet there when CancelIoEx returns?"""
+    """Cancel receives once each: does every packet come? And is it there when CancelIoEx returns?"""
     forgotten = later = 0
     with _proactor() as proactor, connected(socket.AF_INET) as (here, _there):
         endpoint = open_socket(proactor, here)
@@ -191,7 +191,7 @@ def plain_cancels() -> Answer:
 
 
 def _bytes_lost(proactor: Proactor, handle: StreamHandle, write: Callable[[bytes], object]) -> Answer:
-    """Cancel receives while a thread writes a byte for each: does every byte come all the same?"""
+    """Cancel receives while a thread writes a byte for each: does every byte arrive all the same?"""
     turn, done = threading.Semaphore(0), threading.Semaphore(0)
 
     def writer() -> None:
@@ -207,7 +207,7 @@ def _bytes_lost(proactor: Proactor, handle: StreamHandle, write: Callable[[bytes
         proactor.submit(receive)
         turn.release()
         for _ in range(number % 5):
-            time.sleep(0)  # The write comes before the cancel, in the middle of it, or after it.
+            time.sleep(0)  # So that the write comes before the cancel, during it, or after it.
         proactor.cancel(receive)
         settled = first_result(proactor)
         if settled is None or not done.acquire(timeout=PATIENCE_S):
@@ -223,14 +223,14 @@ def _bytes_lost(proactor: Proactor, handle: StreamHandle, write: Callable[[bytes
 
 
 def bytes_that_meet_a_cancel_on_a_socket() -> Answer:
-    """As for pipes: an idle connection of ours cancels its receive."""
+    """Cancel a receive on a socket while data arrive, as an idle connection of ours does."""
     with _proactor() as proactor, connected(socket.AF_INET) as (here, there):
         there.setblocking(True)
         return _bytes_lost(proactor, open_socket(proactor, here), there.sendall)
 
 
 def bytes_that_meet_a_cancel_on_a_pipe() -> Answer:
-    """A read of a named pipe is cancelled while data arrive."""
+    """Cancel a read of a named pipe while data arrive."""
     with _proactor() as proactor:
         kernel, name = proactor.kernel, rf"\\.\pipe\iocp_loop-check-{os.getpid()}"
         handles = [_pipes.create_instance(kernel, name, first=True)]
@@ -254,7 +254,7 @@ def bytes_that_meet_a_cancel_on_a_pipe() -> Answer:
 
 
 def lock_of_a_file() -> Answer:
-    """While one thread reads from a pipe that is empty, another asks what kind of handle it is."""
+    """Ask what kind of handle a pipe has, while another thread waits in a read of it."""
     from msvcrt import get_osfhandle
 
     reading, writing = os.pipe()
@@ -262,7 +262,7 @@ def lock_of_a_file() -> Answer:
         handle = get_osfhandle(reading)
         reader = threading.Thread(target=os.read, args=(reading, 1), daemon=True)
         reader.start()
-        time.sleep(0.2)  # For it to be inside the kernel; nothing tells when it is.
+        time.sleep(0.2)  # Until it is in the kernel, which cannot be observed.
         asker = threading.Thread(target=bind("GetFileType"), args=(handle,), daemon=True)
         started = time.perf_counter()
         asker.start()
@@ -278,7 +278,7 @@ def lock_of_a_file() -> Answer:
 
 
 def cancelled_console_read() -> Answer:
-    """A read of a console that nobody types at is cancelled. In a child, which has a console of its own."""
+    """Cancel a read of a console at which nobody types. Done in a child, which has a console of its own."""
     code = "from iocp_loop._cli._experiments import read_console; read_console()"
     child = subprocess.run(  # noqa: S603 - ourselves
         [sys.executable, "-c", code],
@@ -295,7 +295,7 @@ def cancelled_console_read() -> Answer:
 
 
 def read_console() -> None:
-    """In that child: print the answer."""
+    """Make the experiment in that child, and print the answer."""
     kernel = win32_kernel()
     access = FileFlag.GENERIC_READ | FileFlag.GENERIC_WRITE
     handle = kernel.CreateFileW("CONIN$", access, 3, 0, FileFlag.OPEN_EXISTING, 0, 0)
@@ -309,7 +309,7 @@ def read_console() -> None:
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    time.sleep(0.3)  # For it to be inside the kernel.
+    time.sleep(0.3)  # Until it is in the kernel.
     kernel.CancelIoEx(handle, 0)
     thread.join(PATIENCE_S)
     if result:
@@ -321,14 +321,14 @@ def read_console() -> None:
 def _say(answer: str) -> NoReturn:
     sys.stdout.write(answer)
     sys.stdout.flush()
-    os._exit(0)  # Whatever a thread is doing.
+    os._exit(0)  # Even if a thread is in a call that does not end.
 
 
 # -- names and networks --------------------------------------------------------------------------------------------
 
 
 def refused_connect(*, hastened: bool) -> Answer:
-    """A connect to a port of this machine where nobody listens."""
+    """Connect to a port of this machine on which nobody listens."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = nobody.getsockname()
@@ -343,7 +343,7 @@ def refused_connect(*, hastened: bool) -> Answer:
 
 
 def datagram_to_nobody() -> Answer:
-    """What a socket that is not connected hears of a datagram that nobody takes."""
+    """Send a datagram that nobody receives: does an unconnected socket learn of it?"""
     with socket.socket(type=socket.SOCK_DGRAM) as nobody, socket.socket(type=socket.SOCK_DGRAM) as sock:
         nobody.bind(("127.0.0.1", 0))
         sock.bind(("127.0.0.1", 0))
@@ -361,7 +361,7 @@ def datagram_to_nobody() -> Answer:
 
 
 def waits_of_a_millisecond() -> Answer:
-    """How long a port's wait of one millisecond takes."""
+    """Measure how long a port's wait of one millisecond takes."""
     with _proactor() as proactor:
         durations: list[float] = []
         for _ in range(50):
@@ -369,7 +369,7 @@ def waits_of_a_millisecond() -> Answer:
             proactor.poll(1)
             durations.append((time.perf_counter() - started) * 1000)
     durations.sort()
-    # By the quicker ones: the others say, besides, what else the machine is doing.
+    # Judged by the quicker ones, because other work of the machine delays the rest.
     answer = "about 1 ms" if durations[12] < 5 else "a tick"
     return Answer(answer, f"median {durations[25]:.2f}, p95 {durations[47]:.2f} ms")
 
@@ -401,7 +401,7 @@ EXPERIMENTS = (
         "closed with bytes unread",
         close_with_bytes_unread,
         "why a connection lingers when it is closed",
-        # QUIRK(wine): Wine 8 shows a reset as an end of the stream to a receive that need not wait.
+        # QUIRK(wine): in Wine 8 a receive that need not wait reports a reset as the end of the stream.
         MappingProxyType({"Windows": "resets", "Wine 8": "ends", "Wine 10": "resets"}),
     ),
     Experiment(

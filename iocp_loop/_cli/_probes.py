@@ -1,7 +1,7 @@
-"""What this system can do, found out by trying: each probe does the thing once, on handles of its own.
+"""Probes for the features of this system: each tries one feature, on handles of its own.
 
-Nothing in here is asked by the loop, which finds out for itself what it needs where it needs it. A probe answers with
-a `Finding` and raises nothing.
+The loop does not use them; it finds out for itself what it needs, when it needs it. A probe returns a `Finding` and
+raises nothing.
 """
 
 import ctypes
@@ -24,20 +24,20 @@ from .._win32.errors import os_error
 from .._win32.prototypes import bind
 from .._win32.types import DWORD
 
-_PATIENCE_S = 2.0  # For what a healthy system answers in microseconds.
+_PATIENCE_S = 2.0  # A healthy system answers in microseconds.
 _WAITS_MEASURED = 20
 _TIMER_S = 0.0005
 
 
 class Finding(NamedTuple):
-    """What a probe found: whether it works, and a detail worth a line."""
+    """The result of a probe: whether the feature works, and a line with details."""
 
     works: bool
     detail: str
 
 
 def _probe(function: Callable[..., Finding]) -> Callable[..., Finding]:
-    """Turn what is missing (AttributeError: no such export) or refused (OSError) into a finding."""
+    """Turn a missing export (AttributeError) or a failed call (OSError) into a finding."""
 
     @functools.wraps(function)
     def probe(*arguments: object) -> Finding:
@@ -67,7 +67,7 @@ def connected(family: int) -> "Generator[tuple[socket.socket, socket.socket]]":
 
 
 def first_result(proactor: Proactor, patience_s: float = _PATIENCE_S) -> tuple[OverlappedEx, int, int] | None:
-    """The first thing settled within our patience."""
+    """The first settled operation with its result; None if there is none within `patience_s`."""
     deadline = time.monotonic() + patience_s
     while True:
         settled = proactor.select(max(deadline - time.monotonic(), 0))
@@ -79,7 +79,7 @@ def first_result(proactor: Proactor, patience_s: float = _PATIENCE_S) -> tuple[O
 
 @_probe
 def probe_port() -> Finding:
-    """A packet posted to a port comes out of it."""
+    """A packet that is posted to a port can be dequeued from it."""
     proactor = Proactor(arena=HeapArena())
     try:
         proactor.port.post(7, 8, 9)
@@ -91,7 +91,7 @@ def probe_port() -> Finding:
 
 @_probe
 def probe_inline_receive(family: int) -> Finding:
-    """A receive that finds its data there is over without a packet, and one that does not brings exactly one."""
+    """A receive for which data have arrived posts no packet, and one that must wait posts exactly one."""
     proactor = Proactor(arena=HeapArena())
     try:
         with connected(family) as (here, there):
@@ -103,7 +103,7 @@ def probe_inline_receive(family: int) -> Finding:
             there.send(b"late")
             late = first_result(proactor)
             there.send(b"early")
-            time.sleep(0.01)  # For the loopback to bring it.
+            time.sleep(0.01)  # Until it has arrived over the loopback.
             proactor.submit(receive)
             inline = not receive.pending
             early = first_result(proactor)
@@ -140,7 +140,7 @@ def probe_poll() -> Finding:
             registration = readiness.watch(
                 here.fileno(), _readiness.Interest.READ, lambda closed, _reset: told.append(closed)
             )
-            proactor.select(0)  # It polls before it waits.
+            proactor.select(0)  # The poll is submitted before the wait.
             early = bool(told)
             there.send(b"x")
             settled = first_result(proactor)
@@ -183,7 +183,7 @@ def probe_handle_wait() -> Finding:
 
 @_probe
 def probe_high_resolution_timer() -> Finding:
-    """A waitable timer for half a millisecond takes less than one."""
+    """A waitable timer for half a millisecond takes less than a millisecond."""
     timer = bind("CreateWaitableTimerExW")(0, None, TimerFlag.HIGH_RESOLUTION, TimerFlag.ALL_ACCESS)
     if not timer:
         raise os_error(ctypes.get_last_error(), "CreateWaitableTimerExW")  # type: ignore[attr-defined, unused-ignore]
@@ -203,7 +203,7 @@ def probe_high_resolution_timer() -> Finding:
 
 @_probe
 def probe_wait_accuracy() -> Finding:
-    """What a port's wait of one millisecond really takes."""
+    """A port's wait of one millisecond takes less than three."""
     proactor = Proactor(arena=HeapArena())
     try:
         taken = _median_duration(lambda: proactor.poll(1))

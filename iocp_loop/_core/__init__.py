@@ -1,1 +1,1 @@
-"""One port, the operations that are outstanding on it, and the memory the kernel may write. No asyncio here."""
+"""The completion port, the operations outstanding on it, and the memory the kernel may write. No asyncio here."""

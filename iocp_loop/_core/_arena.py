@@ -1,8 +1,8 @@
-"""Where operations and buffers come from and go back to.
+"""Memory for operations and buffers.
 
-In ordinary runs that is the heap, and giving back is a change of state and nothing more. In stomp mode
-(`IOCP_LOOP_STOMP=1`) each one stands on pages of its own, which become inaccessible when it is given back: a late
-write by the kernel or a stale read by us is an error at that instant.
+In ordinary runs they live on the heap, and releasing one only changes its state. In stomp mode (`IOCP_LOOP_STOMP=1`)
+each has pages of its own, which become inaccessible when it is released: a late write by the kernel or a stale read by
+us is an error at that instant.
 """
 
 import ctypes
@@ -29,22 +29,22 @@ class Arena(Protocol):
         """A new array of `size` chars; a slice of it is bytes."""
 
     def message_buffer(self, size: int) -> Any:
-        """As `buffer`, or a bytes object that is not filled yet; a slice of all of it may be the object itself.
+        """An array, as `buffer` makes it, or a bytes object that is not filled yet. For calls that write by address.
 
-        For handles whose kernel call writes by its address. What was received into all of it may be a user's by
-        then, so it must not be received into again.
+        A slice of a whole bytes object is the object itself, and may then belong to the user's code. So a buffer that
+        was filled to its end must not be received into again.
         """
 
     def release(self, operation: OverlappedEx) -> None:
-        """Take back an operation that is ours. Raises LifetimeError if the kernel owns it."""
+        """Free an operation. Raises LifetimeError if the kernel owns it."""
 
     def release_buffer(self, buffer: Any) -> None:
-        """Take back a buffer that no pending operation names."""
+        """Free a buffer that no pending operation uses."""
 
 
 @functools.lru_cache(maxsize=512)
 def array_type(size: int) -> Any:
-    """The type of an array of chars. Made anew for each buffer, it would be garbage that only the collector finds."""
+    """The type of an array of chars. Cached, because each new type is a cycle, which only the collector frees."""
     return ctypes.c_char * size
 
 
@@ -58,19 +58,19 @@ class HeapArena:
         return array_type(size)()
 
     def message_buffer(self, size: int) -> Any:
-        # Not zeroed, which for a large array takes longer than to receive into it; and not copied when it comes full.
+        # Not zeroed: zeroing a large array takes longer than receiving into it. And not copied if it is filled.
         return new_bytes(size=size)
 
     def release(self, operation: OverlappedEx) -> None:
         retire(operation)
 
     def release_buffer(self, buffer: Any) -> None:
-        # The last reference frees it; nothing else to do.
+        # Nothing to do: dropping the last reference frees it.
         pass
 
 
 def retire(operation: OverlappedEx) -> None:
-    """End an operation's life: the part that every arena shares. Twice is once."""
+    """End an operation's life: the part that every arena shares. A second call does nothing."""
     if operation.state in KERNEL_OWNED:
         raise LifetimeError(f"{operation!r} was released while the kernel owned it")
     operation.state = RELEASED

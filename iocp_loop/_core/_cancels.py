@@ -1,22 +1,22 @@
-"""How the kernel is asked for the end of an operation, or of all on a handle: the one place that calls CancelIoEx.
+"""Cancelling one operation, or all operations of a handle: the one place that calls CancelIoEx.
 
-Cancelling gives nothing back. The packet answers, and it may still bring success; until then the memory is the
-kernel's.
+Cancelling gives nothing back. The packet brings the answer, which may still be success; until then the kernel owns the
+memory.
 
-What is asked may be refused. That costs time, and never an operation:
+The kernel may refuse a cancel. That costs time, but never loses an operation:
 
     the kernel says           what it means                           what is done
     ------------------------  --------------------------------------  ---------------------------------------------
-    NOT_FOUND                 it was over before; its packet is in    nothing
-                              the port, or about to be
+    NOT_FOUND                 the operation was over; its packet is   nothing
+                              in the port, or about to be
     INVALID_HANDLE            the owner closed the handle behind our  nothing
                               back, which ends its operations too
     anything else             a layered provider (security software)  the socket under the layers is asked. If it
-                              does not pass cancels on                refuses too: an endpoint that is being closed
+                              does not pass cancels on                refuses too, an endpoint that is being closed
                                                                       closes its handle first, which ends them; a
                                                                       single operation stays until it ends by itself
 
-A question for which memory was missing is asked again before each wait, until it is asked.
+A cancel that lacked memory for its call is tried again before each wait, until the call is made.
 
 Sources: MSDN, CancelIoEx; SIO_BASE_HANDLE. libuv asks the base socket too.
 """
@@ -31,16 +31,16 @@ from ._operation import CANCELLING, PENDING, IoType, OverlappedEx
 if TYPE_CHECKING:
     from ._proactor import Proactor
 
-# How often Wine is asked for the end of one operation; nine times were seen to be needed.
+# How often an operation is cancelled under Wine; nine times were seen to be needed.
 CANCELS_MAX = 100
-# How long a wait may take while something could not be asked: its end may depend on nothing else.
+# The longest wait while a cancel still has to be tried again: perhaps nothing else will end the operation.
 ASK_AGAIN_S = 0.05
 RECEIVES = frozenset({IoType.READ, IoType.READ_FROM})
 _ANSWERED = frozenset({Error.NOT_FOUND, Error.INVALID_HANDLE})
 
 
 class Cancels:
-    """Those of one proactor."""
+    """The cancels of one proactor."""
 
     def __init__(self, proactor: "Proactor") -> None:
         self._proactor: Proactor = proactor
@@ -50,11 +50,11 @@ class Cancels:
         self._forgets = self._kernel.forgets_cancels
 
     def cancel(self, operation: OverlappedEx) -> None:
-        """As `Proactor.cancel`."""
+        """Ask the kernel to end a pending operation; does nothing for any other, or if it was asked before."""
         if operation.state is not PENDING:
             return
         if operation in self._interrupted:
-            # Whether there is anything to cancel is not known yet; whoever finds out cancels it.
+            # It is not known yet whether the kernel has it. `InterruptedSubmits.settle` finds out, and then cancels.
             operation.state = CANCELLING
             return
         try:
@@ -69,14 +69,14 @@ class Cancels:
                 self._ask_again(operation)
         except BaseException:
             if operation.state is CANCELLING:
-                operation.state = PENDING  # It may not have been asked; then whoever asks next does it.
+                operation.state = PENDING  # The kernel may not have been asked: let the next call ask it.
             raise
 
     def cancel_all(self, endpoint: Endpoint) -> bool:
-        """Ask for the end of every operation outstanding on an endpoint. Their packets answer, each for itself.
+        """Ask the kernel to end every operation outstanding on an endpoint. Each one's packet brings the answer.
 
         Returns:
-            False if the kernel refuses to end any of them.
+            False if the kernel refuses the call.
         """
         in_kernel = False
         for operation in endpoint.operations[:]:
@@ -93,39 +93,40 @@ class Cancels:
         return heard
 
     def kernel_has(self, operation: OverlappedEx) -> bool:
-        """Whether the kernel has an operation, which is asked by cancelling it. True where the question is refused."""
+        """Cancel an operation to find out whether the kernel has it. True also if the kernel refuses the cancel."""
         if self._kernel.CancelIoEx(operation.endpoint.handle, operation.address):
             return True
         return self._kernel.last_error() not in _ANSWERED
 
     def _ask(self, endpoint: Endpoint, operation: OverlappedEx | None) -> bool:
-        """CancelIoEx, of one operation or (None) of all; False if it is refused."""
+        """Call CancelIoEx for one operation, or for all if it is None. False if the kernel refuses."""
         try:
             return self._ask_now(endpoint, 0 if operation is None else operation.address)
         except MemoryError:
-            # Kept itself, and not its address: that may be another one's by then.
+            # The operation itself and not its address, which may be another operation's at the next attempt.
             self._unasked.append((endpoint, operation))
-            if self.ask_unasked not in self._proactor.before_wait:  # Not "the first one": an interrupt may end here.
+            # Not "if this is the first": an interrupt may have come between this append and the next.
+            if self.ask_unasked not in self._proactor.before_wait:
                 self._proactor.before_wait.append(self.ask_unasked)
             return True
 
     def close(self) -> None:
-        """The proactor is closed, and lets this object go: nothing more is asked of the kernel."""
-        self._proactor = None  # type: ignore[assignment]  # Nobody asks it any more.
+        """Drop the reference to the proactor, which is closed."""
+        self._proactor = None  # type: ignore[assignment]  # Breaks the cycle; no other method is called.
 
     def ask_unasked(self) -> None:
-        """Ask once more what could not be asked for want of memory; before each wait."""
+        """Try again the cancels that lacked memory; called before each wait."""
         for endpoint, operation in tuple(self._unasked):
             over = not endpoint.operations if operation is None else not operation.pending
             if not over and not self._ask(endpoint, operation) and endpoint.closing:
                 self._proactor.end_operations(endpoint)
-            # Not before it was asked: after an interrupt the next wait begins with it again.
+            # Only after the call: after an interrupt the next wait begins with it again.
             del self._unasked[0]
         if self._unasked:
-            self._proactor.before_wait.append(self.ask_unasked)  # Once more: this call of it is struck off.
+            self._proactor.before_wait.append(self.ask_unasked)  # Again: the proactor removes the entry of this call.
 
     def limit(self, timeout: float | None) -> float | None:
-        """The time of the next wait: a short one if something is still to be asked."""
+        """Shorten the timeout of the next wait if a cancel still has to be tried again."""
         if not self._unasked:
             return timeout
         return ASK_AGAIN_S if timeout is None else min(timeout, ASK_AGAIN_S)
@@ -145,8 +146,8 @@ class Cancels:
         return bool(self._kernel.CancelIoEx(base, address)) or self._kernel.last_error() in _ANSWERED
 
     def _ask_again(self, operation: OverlappedEx) -> None:
-        # QUIRK(wine): a cancel that meets a TransmitFile or a send while it makes progress is forgotten, or answered
-        # by NOT_FOUND, and the operation waits for its peer for ever. One that was heard has its final status by now.
+        # QUIRK(wine): a cancel that meets a TransmitFile or a send while it makes progress is lost, or answered by
+        # NOT_FOUND, and the operation waits for its peer for ever. A cancelled one has its final status by now.
         for _ in range(CANCELS_MAX):
             if operation.stop is not None or operation.Internal != Status.PENDING:
                 return

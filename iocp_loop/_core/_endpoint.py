@@ -1,8 +1,8 @@
-"""One record per OS handle: its key, its operations outstanding, and whether it is closing.
+"""One record per operating-system handle: its key, its outstanding operations, and whether it is closing.
 
-A handle gets its key when it is associated and keeps it for life; what uses the handle (a transport, a listener, a
-bare `sock_recv`) may come later and change. Keys are never used twice in a process, so that whoever goes by them never
-takes a late packet of a closed handle for a stranger's.
+A handle gets its key when it is associated and keeps it for life; its user (a transport, a listener, a `sock_recv`) may
+come later and change. A process never uses a key twice, so a late packet of a closed handle cannot be mistaken for one
+of a newer handle.
 """
 
 import itertools
@@ -15,39 +15,39 @@ if TYPE_CHECKING:
 
 
 class Key(IntEnum):
-    """Completion keys that are not endpoints; everything from FIRST_ENDPOINT up is one."""
+    """Completion keys with a meaning of their own; endpoints have those from FIRST_ENDPOINT up."""
 
     WAKE = 0  # posted by another thread: look at the ready queue
-    POSTED = 1  # posted by a thread of ours, for an operation that the kernel never saw: the address is that one's
+    POSTED = 1  # posted by a thread of ours, with the address of an operation that the kernel never saw
     FIRST_ENDPOINT = 16
 
 
 class Closable(Protocol):
-    """What ends with something else."""
+    """An object that must be closed together with its owner."""
 
     def close(self) -> object:
-        """It has ended. Twice is once."""
+        """Release everything. A second call does nothing."""
 
 
 class Kind(StrEnum):
-    """What a handle is, as messages name it."""
+    """What sort of thing a handle is, in the words of messages."""
 
     SOCKET = "socket"
     PIPE = "pipe"
     FILE = "file"
     CONSOLE = "console"
     DEVICE = "device"
-    WAIT = "wait"  # no handle: what waits for other people's handles hang on
+    WAIT = "wait"  # no handle: the endpoint that waits for other owners' handles belong to
 
 
 _next_key = itertools.count(Key.FIRST_ENDPOINT).__next__
 
 
 class Endpoint:
-    """One handle known to a proactor. What can be done with it, a subclass says (`_handles`).
+    """One handle known to a proactor. Its subclasses in `_handles` make the operations.
 
     Args:
-        handle: the OS handle's value; 0 where there is none.
+        handle: the handle's value; 0 if there is none.
         owner: an object whose `close()` closes the handle when the endpoint is closed; None if the handle belongs to
             somebody else, who must keep it open until its operations are done.
         kind: for messages.
@@ -55,17 +55,17 @@ class Endpoint:
     Attributes:
         key: its completion key.
         skips_port: an inline success posts no packet.
-        operations: what the kernel owns on it right now. A list and not a count: appending and removing are atomic,
-            so threads need no lock for it, and a leak report can name what is there.
+        operations: the pending operations on it. A list and not a count: appending and removing are atomic, so
+            threads need no lock for it, and a leak report can name them.
         closing: no further operation may be submitted.
         on_closed: called once the handle is closed.
-        receives_cancelled: how often a receive on it was cancelled. On Windows that ends the others too
-            (https://github.com/dotnet/corefx/issues/36516), which must be told from an end of their own.
-        proactor: whose table it is in; None before and where there is none.
-        user: who uses the handle, for programs that go by the key of a packet; theirs to set. None if nobody said.
+        receives_cancelled: how often a receive on it was cancelled. On Windows, cancelling one receive ends the others
+            too (https://github.com/dotnet/corefx/issues/36516); the count tells that from a cancel of their own.
+        proactor: the proactor whose table it is in; None if it is in none.
+        user: free for a program to say who uses the handle, so that it can go by a packet's key; None until it does.
     """
 
-    # Whether its statuses read as Winsock's errors, and a layered provider may stand between it and the system.
+    # Whether its statuses become Winsock errors, and a layered provider may stand between it and the system.
     speaks_winsock: ClassVar[bool] = False
 
     __slots__ = (

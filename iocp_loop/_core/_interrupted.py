@@ -1,19 +1,19 @@
-"""Submits that an exception has cut short: whether the kernel has the operation is found out later, and it goes on.
+"""Submits that an exception cut short: this module finds out later whether the kernel has the operation, and goes on.
 
-A KeyboardInterrupt may come between any two steps of `Proactor.submit`, also between the kernel's answer and our
-reading it. Then the operation must neither be lost, nor be submitted twice, nor be waited for in vain. So it stays in
-the pending table, and before the next wait it is asked how far it got:
+A KeyboardInterrupt may come between any two steps of `Proactor.submit`, even between the kernel's answer and our
+reading it. The operation must then neither be lost, nor be submitted twice, nor be waited for in vain. So it stays in
+the pending table, and before the next wait its `Internal` field tells how far it got:
 
-    what `Internal` says      what it means                            what is done
+    `Internal`                what it means                            what is done
     ------------------------  ---------------------------------------  --------------------------------------------
-    UNSUBMITTED               the call was never made                  it is submitted now
-    PENDING                   it is in the kernel, or was refused      the thread's last error says which, else the
-                              (some calls write it and fail then)      kernel: it cancels only what it has
+    UNSUBMITTED               the call was never made                  it is submitted
+    PENDING                   the kernel has it, or refused it (some   the thread's last error tells, or else the
+                              calls write PENDING and then fail)       kernel: it cancels only what it has
     anything else             it is over; its packet is in the port,   the port is emptied; if no packet came, it is
                               unless the handle skips packets          taken back with this result
 
-A native call (a poll) leaves the block alone until it is over, so UNSUBMITTED is not the last word there: the kernel is
-asked, by cancelling. A poll that ends early is asked again by whoever wants it.
+A native call (an AFD poll) does not write `Internal` until it is over, so UNSUBMITTED proves nothing there. The kernel
+is asked, by cancelling the operation. If that ends a poll early, the code that wants it submits it again.
 
 Operations that the kernel never sees have a `start` that may be called again.
 
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 class InterruptedSubmits:
-    """Those of one proactor.
+    """The interrupted submits of one proactor.
 
     Attributes:
-        codes: the thread's last error when each was interrupted, by address.
+        codes: for each, by the operation's address, the thread's last error at the interrupt.
     """
 
     def __init__(self, proactor: "Proactor") -> None:
@@ -42,40 +42,40 @@ class InterruptedSubmits:
         self.codes: dict[int, int] = {}
 
     def close(self) -> None:
-        """The proactor is closed, and lets this object go: nothing more is asked of the kernel."""
-        self._proactor = None  # type: ignore[assignment]  # Nobody asks it any more.
+        """Drop the reference to the proactor, which is closed."""
+        self._proactor = None  # type: ignore[assignment]  # Breaks the cycle; no other method is called.
 
     def __contains__(self, operation: OverlappedEx) -> bool:
         return operation.address in self.codes
 
     def note(self, operation: OverlappedEx, exc: BaseException) -> None:
-        """`submit` raised. Afterwards the operation is pending or settled, or as if it had not been submitted."""
-        code = self._proactor.kernel.last_error()  # Before anything else can set another.
+        """Handle an exception in `submit`: leave the operation pending, settled, or as if it was never submitted."""
+        code = self._proactor.kernel.last_error()  # First, before another call can overwrite it.
         if operation.state is not PENDING:
-            return  # Not begun, or over.
+            return  # The submit had not begun, or the operation is over.
         self.keep(operation)
-        # An Exception out of a call of the kernel's comes from ctypes, before the call.
+        # If a kernel call raises an Exception, it comes from ctypes, before the call.
         if not isinstance(exc, Exception) or not operation.in_kernel or _status(operation) != UNSUBMITTED:
             self.codes[operation.address] = code
             if self.settle not in self._proactor.before_wait:
                 self._proactor.before_wait.append(self.settle)
         elif isinstance(exc, MemoryError):
-            # As the kernel itself would say it.
+            # The status with which the kernel itself reports a lack of memory.
             self._proactor.complete(operation, Status.NO_MEMORY, 0)
         else:
             self._withdraw(operation)
 
     def keep(self, operation: OverlappedEx) -> None:
-        """Put an operation back among the pending ones, where an interrupt has left it in between."""
+        """Make an operation fully pending again, whichever of the tables an interrupt left it in."""
         operation.state = PENDING
         if operation not in operation.endpoint.operations:
             operation.endpoint.operations.append(operation)
-        # SAFETY: the kernel may own it, or its packet is still to be dealt with: kept as if it were pending.
+        # SAFETY: the kernel may own it, or its packet is still to be handled: it is kept as pending.
         self._proactor.pending[operation.address] = operation
 
     def take_back(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        """Finish taking an operation back, however far an interrupt has let it come."""
-        # SAFETY: it was ours before; its place in the table goes with this.
+        """Finish taking an operation back, whichever step an interrupt stopped it at."""
+        # SAFETY: it was ours before; this removes it from the table.
         self._proactor.pending.pop(operation.address, None)
         operation.state = SETTLED
         if operation in operation.endpoint.operations:
@@ -84,19 +84,19 @@ class InterruptedSubmits:
             self._proactor.settled.append((operation, status, byte_count))
 
     def _withdraw(self, operation: OverlappedEx) -> None:
-        """As if it had never been submitted; only where no call was made."""
-        # SAFETY: the kernel has not heard of it: ours all the time.
+        """Make it as if it had never been submitted. Only if the call was not made."""
+        # SAFETY: the kernel was not told of it, so it was ours all the time.
         self._proactor.pending.pop(operation.address, None)
         operation.endpoint.operations.remove(operation)
         operation.state = IDLE
 
     def settle(self) -> None:
-        """Find out what became of them, and finish it."""
+        """Find out what became of each interrupted submit, and finish it."""
         for address, code in list(self.codes.items()):
             operation = self._proactor.pending.get(address)
             if operation is not None:
                 self._finish(operation, code)
-            # Not before it is done: after another interrupt the next wait begins it again.
+            # Only when it is finished: after another interrupt the next wait tries again.
             self.codes.pop(address, None)
 
     def _finish(self, operation: OverlappedEx, code: int) -> None:
@@ -123,7 +123,7 @@ class InterruptedSubmits:
             self._proactor.complete(operation, answer, operation.InternalHigh)
 
     def _was_called(self, operation: OverlappedEx, code: int) -> bool:
-        """Whether the call was made. If it is over, and no packet will come, the operation is settled by it."""
+        """Find out whether the call was made. Settles the operation if it is over and no packet will come."""
         status, kernel_has = _status(operation), self._proactor.cancels.kernel_has
         if status == Status.PENDING and code == Error.IO_PENDING:
             return True
@@ -142,11 +142,11 @@ class InterruptedSubmits:
             # SAFETY: finished, and no packet came: it is ours again.
             self._proactor.complete(operation, status, operation.InternalHigh)
         elif not kernel_has(operation):
-            # SAFETY: the kernel does not know it: refused, and ours again.
+            # SAFETY: the kernel does not know the operation: it refused it, so it is ours again.
             self._proactor.complete(operation, status_from_winerror(code), 0)
         return True
 
 
 def _status(operation: OverlappedEx) -> int:
-    # An NTSTATUS is the lower half; the upper one means nothing.
+    # The lower half is an NTSTATUS; the upper half has no meaning.
     return int(operation.Internal & 0xFFFF_FFFF)

@@ -1,8 +1,8 @@
-"""Whether the key of a packet names the handle that its operation runs on: asked in debug mode.
+"""Debug mode's check that the key of a packet names the handle on which its operation runs.
 
-The two always agree, because the key was given to the handle once and for life. Where they do not, the packet is not
-the operation's: somebody has posted an address that is none of his, or memory was overwritten. To settle it would take
-back memory that the kernel still owns.
+The two always agree, because a handle keeps its key for life. If they do not, the packet is not the operation's:
+somebody posted an address that is not theirs, or memory was overwritten. Settling the operation would take back memory
+that the kernel still owns.
 """
 
 from collections.abc import Iterable
@@ -18,13 +18,13 @@ Packets = Iterable[tuple[int, int, int, int]]
 
 
 class KeyMismatchError(LifetimeError):
-    """A packet names an operation of one handle, and by its key another handle."""
+    """The address in a packet names an operation of one handle, and its key another handle."""
 
 
 def sorted_out(
     proactor: "Proactor", packets: Packets
 ) -> tuple[list[tuple[int, int, int, int]], list[KeyMismatchError]]:
-    """The packets whose key is right, and what is to be told of the others, which are not to be settled."""
+    """Split packets into those whose key is right, and an error for each of the others, which must not be settled."""
     kept: list[tuple[int, int, int, int]] = []
     errors: list[KeyMismatchError] = []
     for packet in packets:

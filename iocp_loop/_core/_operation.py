@@ -4,14 +4,14 @@ The lifetime rule
 =================
 From the moment an operation is submitted until its packet is dequeued, its memory belongs to the kernel: the
 OVERLAPPED, the data buffer, the socket address, the address length. The kernel writes there whenever it likes, and
-nothing tells it that Python has freed the block and given it to a dict. Such a write corrupts a stranger, silently,
-minutes later. So:
+nothing tells it that Python has freed the block and given it to a dict. Such a write corrupts an unrelated object,
+silently, minutes later. So:
 
-* memory is given at submit, and comes back at dequeue, or at once if the submit failed, or at once if the call
+* memory is handed over at submit, and comes back at dequeue, or at once if the submit failed, or at once if the call
   succeeded inline on a handle that posts no packet for that;
-* cancelling gives nothing back. It asks; the packet answers;
-* exactly one thing holds the kernel's reference: the proactor's pending table. Nothing else decides;
-* what the kernel may write lives in the operation, never in a local variable or a temporary.
+* cancelling gives nothing back. It is a request, and the packet is the answer;
+* exactly one thing holds the reference on the kernel's behalf: the proactor's pending table;
+* memory that the kernel may write lives in the operation, never in a local variable or a temporary.
 
 Every line that hands memory over, or takes it back, carries `# SAFETY:` and says who owns it from there on.
 
@@ -19,18 +19,19 @@ States
 ======
     IDLE       ours      made, or ready to be used again
     PENDING    kernel    submitted
-    CANCELLING kernel    cancel was asked for; its packet may still bring success
+    CANCELLING kernel    the kernel was asked to cancel it; its packet may still bring success
     SETTLED    ours      the packet was dequeued; the result waits to be delivered
     RELEASED   nobody    over; in stomp mode the pages are inaccessible
 
-An operation that dies while the kernel owns it has escaped the pending table, which is a bug of ours; or the table dies
-with it, because nobody has closed its proactor. `__del__` closes that one, and is the net under the other: it revives
-the object for the life of the process, so that nothing is corrupted, and reports a LifetimeError.
+An operation may lose its last reference while the kernel owns it, for one of two reasons. Either it escaped the pending
+table, which is a bug of ours; then `__del__` keeps the object for the life of the process, so that nothing is
+corrupted, and raises a LifetimeError. Or the table dies with it, because nobody closed the proactor; then `__del__`
+closes the proactor.
 
 The struct
 ==========
 OVERLAPPED is the first member of a larger structure, so the address in a packet *is* the address of the operation.
-Behind it stands the type, readable in a memory dump, and behind that whatever else the kernel may write, by kind.
+The type follows, readable in a memory dump, and then whatever else the kernel may write for this kind of operation.
 """
 
 import ctypes
@@ -49,17 +50,17 @@ if TYPE_CHECKING:
 
     from ._endpoint import Endpoint
 
-# One gathered send. A Windows provider takes any number; past a few dozen, the copying of the array outweighs the gain.
+# Buffers in one send. Windows accepts any number, but beyond a few dozen, copying the array costs more than it saves.
 GATHER_MAX = 64
-# Bytes that a stream gives to one call. Windows takes a send whole, of whatever size, while less than SO_SNDBUF is on
-# its way (Wine's conformance tests; KB 214397): larger ones would fill its memory, and flow control never begin.
+# The most bytes that a stream passes to one call. While less than SO_SNDBUF is on its way, Windows accepts a send of
+# any size whole (Wine's conformance tests; KB 214397). Larger sends would fill its memory without any flow control.
 SEND_MAX = 1024 * 1024
 # AcceptEx wants room for two addresses, each with 16 bytes more than the largest address (MSDN, AcceptEx).
 ACCEPT_ADDRESS_SIZE = SOCKADDR_MAX + 16
 
 
-# What `Internal` says until the call that submits an operation writes there: no NTSTATUS. (In its lower half; the
-# kernel leaves the upper one as it was.)
+# The value of `Internal` until the call that submits an operation writes there. No NTSTATUS has this value. (It is
+# compared with the lower half; the kernel leaves the upper half as it was.)
 UNSUBMITTED = 0xFFFF_FFFF
 
 
@@ -98,12 +99,12 @@ class LifetimeError(Exception):
 
 
 def tell_of(error: LifetimeError) -> None:
-    """Tell of it where no caller is to be told: as Python does of exceptions that nobody can catch."""
+    """Report an error that no caller can catch, by way of `sys.unraisablehook`."""
     told: Any = SimpleNamespace(exc_type=LifetimeError, exc_value=error, exc_traceback=None, err_msg=None, object=None)
     sys.unraisablehook(told)
 
 
-# deliver(operation, status, byte_count): takes the result once the packet was dequeued. status is an NTSTATUS.
+# deliver(operation, status, byte_count): called with the result after the packet is dequeued. status is an NTSTATUS.
 Deliver = Callable[["OverlappedEx", int, int], None]
 
 
@@ -112,15 +113,15 @@ class OverlappedEx(ctypes.Structure):
 
     Attributes:
         type, io_type: what it does; in the structure for memory dumps, and as an `IoType` for Python.
-        address: of the structure, hence of its OVERLAPPED; the key of the pending table and of the packet.
+        address: of the structure, hence of its OVERLAPPED. The pending table and the packet identify it by this.
         state: see `State`.
-        endpoint: the handle it runs on, set by its method that prepares it.
+        endpoint: the handle it runs on, set by the endpoint's method that makes the operation.
         deliver: called with `(operation, status, byte_count)` after its packet was dequeued.
         context: the contextvars.Context to deliver in; None for the loop's own.
         start, args: the kernel call that submits it, and that call's arguments, prepared once.
-        stop: how to ask for its end where CancelIoEx is not the way; None where it is.
+        stop: called to cancel it if CancelIoEx cannot; None if CancelIoEx can.
         buffer: the data buffer, or whatever keeps the data alive.
-        refusals: how often in a row the kernel had no memory for it, after the first time; see `_shortages`.
+        refusals: how often in a row the kernel had no memory for it, not counting the first time; see `_shortages`.
 
     Not thread-safe: one thread at a time may prepare, submit or cancel it.
     """
@@ -144,12 +145,12 @@ class OverlappedEx(ctypes.Structure):
 
     # Whether `start` reports success as 0 (Winsock, NTSTATUS) or as non-zero (BOOL functions).
     zero_is_success: ClassVar[bool] = True
-    # Whether the answer of `start` is itself the code of a failure (an NTSTATUS), and not the thread's last error.
+    # Whether `start` returns the code of a failure itself (an NTSTATUS). If not, the thread's last error has it.
     answers_status: ClassVar[bool] = False
-    # Whether `start` is a call of the kernel's. If not, it is a function of ours, which may be called again after an
-    # exception: it then finishes what it had begun.
+    # Whether `start` is a kernel call. If not, it is a function of ours, which may be called again after an exception
+    # and then finishes what it began.
     in_kernel: ClassVar[bool] = True
-    # Whether it receives; see `warned`.
+    # Whether it is a receive; see `warned`.
     receives: ClassVar[bool] = False
 
     type: int
@@ -170,7 +171,7 @@ class OverlappedEx(ctypes.Structure):
         self.prepare(io_type)
 
     def prepare(self, io_type: IoType) -> None:
-        """Set up memory that is already there: what `__init__` does, for an arena that places the structure itself."""
+        """Do the work of `__init__` on existing memory, for an arena that places the structure itself."""
         self.type = io_type
         self.io_type = io_type
         self.address = ctypes.addressof(self)
@@ -179,7 +180,7 @@ class OverlappedEx(ctypes.Structure):
         self.refusals = 0
 
     def let_go(self) -> None:
-        """Keep nothing alive any more: it is released. A subclass that keeps more lets that go, too."""
+        """Drop the references that kept memory and handles alive for the kernel. Called when it is released."""
         self.buffer = self.stop = None
 
     def __repr__(self) -> str:
@@ -193,11 +194,11 @@ class OverlappedEx(ctypes.Structure):
 
     @property
     def warned(self) -> bool:
-        """Whether a call that has failed for a message's length has queued its packet all the same.
+        """Whether a call that failed because of a message's length queued its packet all the same.
 
-        It has where the status is a warning (0x8...): of a receive it is, the part that fitted was received. A send of
-        too long a datagram is an error on Windows and has no packet (STATUS_INVALID_BUFFER_SIZE), and a warning under
-        Wine and has one; the kernel has then written it.
+        It did if the status is a warning (0x8...). For a receive it always is: the part that fitted was received. A
+        send of too long a datagram is an error on Windows and has no packet (STATUS_INVALID_BUFFER_SIZE); under Wine it
+        is a warning, written to `Internal`, and has one.
         """
         return self.receives or self.Internal >> 30 & 3 == 2
 
@@ -206,9 +207,9 @@ class OverlappedEx(ctypes.Structure):
             return
         proactor = getattr(getattr(self, "endpoint", None), "proactor", None)
         if proactor is not None and proactor.pending.get(self.address) is self:
-            # The table that keeps it alive is dropped with it: a proactor that nobody has closed, a loop's for example.
-            # Whichever of its operations the collector comes to first closes it.
-            # SAFETY: the kernel gives back all of them, or they are kept.
+            # The table that kept it alive dies too: nobody closed the proactor, which may be a loop's. The first of its
+            # operations that the collector finalizes closes it.
+            # SAFETY: the kernel gives back all of the operations, or `close` keeps them.
             proactor.close()
             return
         keep_for_ever(self)
@@ -218,7 +219,7 @@ class OverlappedEx(ctypes.Structure):
 class ReadOperation(OverlappedEx):
     """WSARecv or ReadFile into one buffer.
 
-    QUIRK(wine): the flags word is kept, and may be written, until completion.
+    QUIRK(wine): Wine keeps the pointer to the flags word, and may write there, until completion.
     """
 
     receives: ClassVar[bool] = True
@@ -253,8 +254,9 @@ class AcceptOperation(OverlappedEx):
 
     Attributes:
         arriving: the accepting socket, as long as the kernel may use it; None while there is none.
-        provider: family, type and protocol of the listener, as plain numbers: a socket makes enums of them each time.
-        read_addresses: its provider's GetAcceptExSockaddrs.
+        provider: the listener's family, type and protocol as plain numbers, because `socket.socket` makes enums of
+            them at each access.
+        read_addresses: the provider's GetAcceptExSockaddrs.
     """
 
     zero_is_success: ClassVar[bool] = False
@@ -307,7 +309,7 @@ class TransmitOperation(PlainOperation):
     """TransmitFile.
 
     Attributes:
-        file: what is sent, which must stay open.
+        file: the file to send, which must stay open.
     """
 
     __slots__ = ("file",)
@@ -320,7 +322,7 @@ class TransmitOperation(PlainOperation):
 
 
 class ThreadOperation(OverlappedEx):
-    """What a thread of ours does: a wait for a handle, a call that blocks. Its thread posts its packet."""
+    """Work of a thread of ours, such as waiting for a handle or a blocking call. The thread posts the packet."""
 
     answers_status: ClassVar[bool] = True
     in_kernel: ClassVar[bool] = False
@@ -328,4 +330,4 @@ class ThreadOperation(OverlappedEx):
 
 
 def ignore(_operation: OverlappedEx, _status: int, _byte_count: int) -> None:
-    """The sink of an operation whose result nobody waits for."""
+    """The `deliver` of an operation whose result nobody waits for."""

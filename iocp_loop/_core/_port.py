@@ -1,10 +1,10 @@
 """A completion port: the package's only blocking call.
 
-Any number of handles are associated with one port, each once and for life, under a key that names its session. Every
+A program associates any number of handles with a port, each once and for life, under a key that names it. Every
 operation started on such a handle delivers one packet to the port, whichever thread started it and however soon it
 finished. Any number of threads may wait; a packet wakes one of them.
 
-This room knows packets. It does not know operations, endpoints or loops.
+This module knows packets. It does not know operations, endpoints or loops.
 
 Sources: MSDN "I/O Completion Ports", "GetQueuedCompletionStatusEx", "CreateIoCompletionPort".
 """
@@ -29,14 +29,14 @@ PACKETS_MAX = 256
 # The key of the packets that `close` posts to threads still waiting.
 _CLOSE_KEY = ctypes.c_size_t(-1).value
 _CLOSE_WAIT_S = 5.0
-# Between two attempts of `post_surely`.
+# The first and the longest pause between two attempts of `post_surely`.
 _POST_PAUSE_FIRST_S, _POST_PAUSE_MAX_S = 0.001, 0.1
 
-# QUIRK(wow64): where 32 bits run on a system of 64, a wait that timed out has written an entry all the same, out of
-# memory that nobody has filled: an old packet as a rule (Wine 10).
+# QUIRK(wow64): in a 32-bit process on a 64-bit system, a wait that times out writes an entry all the same. It copies
+# uninitialized memory, usually an old packet (Wine 10).
 _TIME_OUT_WRITES = ctypes.sizeof(ctypes.c_void_p) == 4
 
-_Entries = OVERLAPPED_ENTRY * PACKETS_MAX  # Made once: a type is part of a cycle.
+_Entries = OVERLAPPED_ENTRY * PACKETS_MAX  # Made once: each new type is a reference cycle.
 _ENTRY_SIZE = OVERLAPPED_ENTRY_LAYOUT.size
 _unpack_one = OVERLAPPED_ENTRY_LAYOUT.unpack_from
 _unpack_all = OVERLAPPED_ENTRY_LAYOUT.iter_unpack
@@ -52,7 +52,7 @@ class Packet(NamedTuple):
 
 
 def timeout_to_ms(seconds: float | None) -> int:
-    """Seconds (None: for ever) to the milliseconds a wait takes.
+    """Convert a timeout in seconds (None: for ever) to the milliseconds that the kernel's wait expects.
 
     Rounds up, not to nearest: 0.4 ms must not become a wait of 0 ms, which would spin until the time has come.
     """
@@ -60,16 +60,16 @@ def timeout_to_ms(seconds: float | None) -> int:
         return INFINITE
     if seconds <= 0:
         return 0
-    # Compared before it is rounded: infinity has no integer.
+    # Compare before rounding: `math.ceil` cannot round infinity.
     return TIMEOUT_MAX_MS if seconds * 1000 >= TIMEOUT_MAX_MS else math.ceil(seconds * 1000)
 
 
 class _Batch:
-    """What one thread waits with: an array the kernel fills, and the prepared arguments that point at it.
+    """The array that the kernel fills for one waiting thread, and the prepared arguments that point at it.
 
     Attributes:
-        thread: whose it is.
-        waiting: the kernel may fill the array; cleared when the wait is over.
+        thread: the identifier of that thread.
+        waiting: True during a wait, while the kernel may fill the array.
     """
 
     __slots__ = (
@@ -101,7 +101,7 @@ class _Batch:
         self.limit(PACKETS_MAX)
 
     def limit(self, packets_max: int) -> None:
-        """Prepare the arguments of waits that take so many packets at most."""
+        """Prepare the arguments of waits for at most this many packets."""
         start = (
             self._handle,
             argument(POINTER_TO, ctypes.addressof(self._entries)),
@@ -110,7 +110,7 @@ class _Batch:
         )
         self.zero_timeout = (*start, argument(DWORD, 0), argument(BOOL, 0))
         self.without_timeout = (*start, argument(DWORD, INFINITE), argument(BOOL, 0))
-        # Any other: milliseconds in `timeout`, which is passed by its value.
+        # For any other timeout: the milliseconds are in `timeout`, which is passed by value.
         self.with_timeout = (*start, self.timeout, argument(BOOL, 0))
 
 
@@ -118,8 +118,8 @@ class CompletionPort:
     """An I/O completion port; safe to use from many threads at once.
 
     Args:
-        concurrency: how many of the waiting threads may run at once; 0 means one per processor. The threads that
-            wait may be more: one that blocks in its own work lets the next one run
+        concurrency: how many of the waiting threads may run at once; 0 means one per processor. More threads may
+            wait: while one blocks in its own work, the next one runs
             (MSDN, CreateIoCompletionPort, NumberOfConcurrentThreads).
 
     Raises:
@@ -132,8 +132,8 @@ class CompletionPort:
         self._kernel: Kernel = win32_kernel() if kernel is None else kernel
         self._closing = False
         self._lock = threading.Lock()
-        self._own = threading.local()  # `batch`: what this thread waits with
-        self._batches: list[weakref.ref[_Batch]] = []  # of all threads that live
+        self._own = threading.local()  # `batch`: this thread's `_Batch`
+        self._batches: list[weakref.ref[_Batch]] = []  # those of all live threads
         self._rescued: list[tuple[int, int, int, int]] = []
         self._wait = self._kernel.GetQueuedCompletionStatusEx
         self._handle = 0
@@ -153,7 +153,7 @@ class CompletionPort:
 
     @property
     def kernel(self) -> Kernel:
-        """The kernel this port lives in; operations on its handles must use the same one."""
+        """The kernel that this port makes its calls to; operations on its handles must use the same one."""
         return self._kernel
 
     @property
@@ -174,9 +174,9 @@ class CompletionPort:
             key: a number that every packet of the handle will carry, 0 to the largest pointer but one.
 
         Raises:
-            OSError: with `winerror` 87 where the handle belongs to a port already (of this process or another), or was
-                not opened with FILE_FLAG_OVERLAPPED; 6 where it is no handle (MSDN, CreateIoCompletionPort).
-            ValueError: the port is closed, or the key out of range.
+            OSError: with `winerror` 87 if the handle already belongs to a port (of this process or another), or was
+                not opened with FILE_FLAG_OVERLAPPED; 6 if it is not a handle (MSDN, CreateIoCompletionPort).
+            ValueError: the port is closed, or the key is out of range.
         """
         self._check_open()
         if not 0 <= key < _CLOSE_KEY:
@@ -196,11 +196,11 @@ class CompletionPort:
 
         Args:
             timeout: seconds to wait for the first packet, rounded up to whole milliseconds; None waits for ever.
-            max_packets: at most this many, 1 to 256.
+            max_packets: return at most this many, 1 to 256.
 
         Returns:
-            One `Packet` for each; an empty list when the time was up. A failed operation is a packet too: its
-            `status` says so (MSDN, GetQueuedCompletionStatusEx).
+            The packets; an empty list if the time was up. A failed operation has a packet too, whose `status` says so
+            (MSDN, GetQueuedCompletionStatusEx).
 
         Raises:
             ValueError: the port is closed, or was closed by another thread during the wait.
@@ -217,24 +217,24 @@ class CompletionPort:
                 raw = self.wait_raw(timeout_to_ms(timeout))
             finally:
                 batch.limit(PACKETS_MAX)
-            if len(raw) > max_packets:  # Handed back by somebody.
+            if len(raw) > max_packets:  # Only if they had been handed back: the kernel keeps to the limit.
                 self.hand_back(raw[max_packets:])
         return [Packet._make(one) for one in raw[:max_packets]]
 
     def wait_raw(self, timeout_ms: int) -> Any:
-        """`wait` for the hot path: the fields of each packet as a plain tuple, decoded in one go."""
+        """Wait, on the hot path: each packet is a plain tuple of its fields, and one call decodes them all."""
         if self._rescued:
             return self._take_rescued()
         try:
             batch = self._own.batch
         except AttributeError:
             batch = self._new_batch()
-        batch.keys[0] = _CLOSE_KEY  # Until the kernel has written an entry.
+        batch.keys[0] = _CLOSE_KEY  # Stays there until the kernel writes an entry.
         try:
             batch.waiting = True
             if self._closing:
-                # Asked only now that this thread counts as waiting: close() either wakes it, or was seen here. Asked
-                # before, a close() in between would leave us waiting on a handle that is somebody else's by now.
+                # Checked only while this thread counts as waiting: then `close` either wakes it, or is seen here.
+                # Checked earlier, a `close` in between would leave us waiting on a handle that has a new owner.
                 self._check_open()
             if timeout_ms == 0:
                 arguments = batch.zero_timeout
@@ -247,26 +247,26 @@ class CompletionPort:
                 return self._explain_no_packets(batch)
             batch.waiting = False
             count = batch.removed_view[0]
-            # One: half of all waits on a quiet port; a slice and an iterator would cost four times as much.
+            # Half of all waits on a quiet port bring one packet; a slice and an iterator would cost four times as much.
             packets = [_unpack_one(batch.memory)] if count == 1 else [*_unpack_all(batch.memory[: count * _ENTRY_SIZE])]
             return self._without_close_packets(packets) if self._closing else packets
         except BaseException:
-            # No `finally`: an interrupt may come in there, after the packets were read and before they are handed out.
+            # Not `finally`: an interrupt may come in there, after the packets were read and before they are returned.
             batch.waiting = False
             self._rescue(batch)
             raise
 
     def _rescue(self, batch: _Batch) -> None:
         # A signal wakes a waiting main thread with a packet, and its handler may raise KeyboardInterrupt before the
-        # wait has returned to us: what the kernel handed out must not be lost with it. Whether it handed out anything
-        # is told by the first entry, because on a time-out the count says nothing (QUIRK(wine): it says 1).
+        # wait returns to us. The packets that the kernel handed out must not be lost then. The first entry tells
+        # whether there are any; the count does not, because on a time-out it means nothing (QUIRK(wine): it is 1).
         if _TIME_OUT_WRITES and self._kernel.last_error() == Error.WAIT_TIMEOUT:
             self._forget_time_out(batch)
         elif batch.keys[0] != _CLOSE_KEY:
             self._rescued.extend(_unpack_all(batch.memory[: batch.removed_view[0] * _ENTRY_SIZE]))
 
     def hand_back(self, packets: list[tuple[int, int, int, int]]) -> None:
-        """Let the next wait begin with these: its caller was interrupted before it could handle them."""
+        """Let the next wait return these packets: the caller was interrupted before it could handle them."""
         self._rescued.extend(packets)
 
     def _take_rescued(self) -> list[tuple[int, int, int, int]]:
@@ -275,7 +275,8 @@ class CompletionPort:
 
     def _new_batch(self) -> _Batch:
         batch = _Batch(self._handle)
-        # Appending, removing and copying are atomic: no lock is needed. The callback takes away an ended thread's.
+        # No lock is needed, because appending, removing and copying are atomic. When a thread ends, the callback
+        # removes its batch.
         self._batches.append(weakref.ref(batch, self._batches.remove))
         self._own.batch = batch
         return batch
@@ -293,11 +294,12 @@ class CompletionPort:
 
     def _forget_time_out(self, batch: _Batch) -> None:
         batch.keys[0] = _CLOSE_KEY
-        # Not before: an interrupt between the two finds either. And `_rescue` tells the next wait by it.
+        # Cleared last, so that an interrupt between the two lines still finds the error. Cleared at all, because in the
+        # next wait `_rescue` would take it for that wait's.
         self._kernel.clear_last_error()
 
     def _without_close_packets(self, packets: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
-        # close() posts one packet per waiting thread, and a batch may have taken more than its share: give them back.
+        # `close` posts one packet per waiting thread. This batch may hold several: post the others again.
         ours = [packet for packet in packets if packet[0] != _CLOSE_KEY]
         for _ in range(len(packets) - len(ours) - 1):
             self._kernel.PostQueuedCompletionStatus(self._handle, 0, _CLOSE_KEY, 0)
@@ -306,12 +308,12 @@ class CompletionPort:
         return ours
 
     def post(self, key: int, overlapped: int = 0, byte_count: int = 0) -> None:
-        """Queue a packet by hand; it wakes one waiting thread. Thread-safe.
+        """Queue a packet of the program's own; it wakes one waiting thread. Thread-safe.
 
         Args:
             key: the packet's key.
-            overlapped: any number, handed on as it is; nothing is written to it.
-            byte_count: 0 to 2**32 - 1, handed on as it is.
+            overlapped: any number, passed on unchanged; nothing is written to that address.
+            byte_count: 0 to 2**32 - 1, passed on unchanged.
 
         Raises:
             ValueError: the port is closed.
@@ -320,13 +322,13 @@ class CompletionPort:
         self._check_open()
         if not self._kernel.PostQueuedCompletionStatus(self._handle, byte_count, key, overlapped):
             code = self._kernel.last_error()
-            self._check_open()  # Another thread may have closed it since it was looked at.
+            self._check_open()  # Another thread may have closed it since the check above.
             raise os_error(code, "PostQueuedCompletionStatus", f"port {self._handle}")
 
     def post_surely(self, key: int, overlapped: int, byte_count: int) -> None:
-        """As `post`, where a packet left out would leave somebody waiting for ever: tries until it is queued.
+        """Queue a packet whose loss would leave somebody waiting for ever: try until it is queued.
 
-        For threads that do nothing else. Does nothing when the port is closed: nobody waits any more.
+        For threads that do nothing else. Does nothing if the port is closed: then nobody waits.
         """
         pause_s = _POST_PAUSE_FIRST_S
         while True:
@@ -335,30 +337,32 @@ class CompletionPort:
             except ValueError:
                 return None
             except OSError:
-                # The system is short of memory; what it takes is a moment.
+                # The system is short of memory, which passes.
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, _POST_PAUSE_MAX_S)
 
     def close(self) -> None:
-        """Wake every waiting thread (its `wait` raises ValueError) and close the port. Twice is once. Thread-safe.
+        """Wake every waiting thread (its `wait` raises ValueError) and close the port. Thread-safe.
+
+        A second call does nothing.
 
         Packets that are still queued are lost: let every operation on the port's handles complete first.
         """
         with self._lock:
             self._closing = True
-        # QUIRK(wine): Wine 8 leaves a thread waiting for ever on a port that was closed under it, so each waiter is
-        # woken by a packet of its own before the handle goes.
+        # QUIRK(wine): in Wine 8 a thread waits for ever on a port that was closed during its wait. So a packet of its
+        # own wakes each waiter before the handle is closed.
         for _ in range(self._count_waiting()):
             self._kernel.PostQueuedCompletionStatus(self._handle, 0, _CLOSE_KEY, 0)
         deadline = time.monotonic() + _CLOSE_WAIT_S
         while self._count_waiting() and time.monotonic() < deadline:
             time.sleep(0.001)
         handle, self._handle = self._handle, 0
-        if handle:  # Otherwise it is closed: here, by another thread, or before an interrupt.
+        if handle:  # Otherwise another call has closed it.
             self._kernel.CloseHandle(handle)
 
     def _count_waiting(self) -> int:
-        # This thread does not wait, whatever an interrupt in the middle of its last wait has left behind.
+        # This thread does not wait, even if an interrupt in the middle of its last wait left the mark behind.
         here = threading.get_ident()
         batches = [known() for known in tuple(self._batches)]
         return sum(batch is not None and batch.waiting and batch.thread != here for batch in batches)

@@ -1,17 +1,18 @@
 """The proactor: every overlapped operation is submitted, cancelled and taken back here, and nowhere else.
 
-It owns two tables. `pending` holds, by the address of its OVERLAPPED, every operation that the kernel owns: the one
-strong reference that keeps the memory alive. `endpoints` holds, by completion key, every handle associated with the
-port. A packet's address says which operation it ends; its key, whose handle that is: see `check_keys`.
+It owns two tables. `pending` maps the address of an OVERLAPPED to its operation, for every operation that the kernel
+owns; this is the one strong reference that keeps the memory alive. `endpoints` maps a completion key to its endpoint,
+one per handle associated with the port. A packet's address names the operation it ends, its key the handle that the
+operation ran on; `check_keys` compares the two.
 
-Three things are kept apart: waiting (the port), settling (`poll`: find the operation, take its memory back, run no
-user code), and delivering (whoever empties `settled`). Every outcome travels the same way: a packet, an inline success
-that posts no packet, and a call that failed at once all become an entry of `settled`.
+Three things are kept apart: waiting (the port), settling (`poll` finds the operation and takes its memory back, and
+runs no user code), and delivering (the caller that empties `settled`). Every outcome travels the same way: a packet, an
+inline success that posts no packet, and a call that fails at once each become an entry of `settled`.
 
-Threads: `register`, `submit` and `settle` may be called from several threads at once, because each step that touches
-shared state is one atomic operation on a dict, a list or a deque. What concerns the *same* endpoint (settling its
-packets, submitting, cancelling, closing) must be serialized by the caller, with a lock per session for example; and
-`close` is for when no thread waits any more. A proactor that an event loop owns is used from the loop's thread only.
+Threads: several threads may call `register`, `submit` and `settle` at once, because each step that touches shared state
+is one atomic operation on a dict, a list or a deque. The caller must serialize what concerns the *same* endpoint
+(settling its packets, submitting, cancelling, closing), with a lock per session for example, and may call `close` only
+when no thread waits any more. A proactor that an event loop owns is used from the loop's thread only.
 
 No asyncio in here.
 """
@@ -44,12 +45,12 @@ from ._shortages import Shortages
 
 # How long `close` waits for the kernel to give back what was cancelled. A healthy driver needs microseconds.
 CLOSE_TIMEOUT_S = 5.0
-# How many turns in a row may live on inline completions alone before the port is looked at again.
+# How many calls of `select` in a row may return inline completions alone before one looks at the port again.
 INLINE_TURNS_MAX = 8
 
 _IO_PENDING, _WAKE = int(Error.IO_PENDING), int(Key.WAKE)  # Plain ints compare three times as fast as an IntEnum's.
-# What a call may fail with at once and queue its packet all the same; see `OverlappedEx.warned`. In skip mode Wine
-# queues none: an endpoint that may see warnings never skips.
+# With these codes a call may fail at once and still queue its packet; see `OverlappedEx.warned`. In skip mode Wine
+# queues none, so an endpoint that may see warnings never skips.
 _WARNINGS = frozenset({Error.MORE_DATA, WsaError.MSGSIZE})
 
 EndpointT = TypeVar("EndpointT", bound=Endpoint)
@@ -62,7 +63,7 @@ class Proactor:
 
     Args:
         port: the port; a new one if None. It is closed with the proactor.
-        arena: where operations live; the heap, or stomp pages where `IOCP_LOOP_STOMP=1` asks for them.
+        arena: where operations live: the heap, or stomp pages if the environment sets `IOCP_LOOP_STOMP=1`.
         concurrency: as for `CompletionPort`, for a new port.
         kernel: as for `CompletionPort`, for a new port.
     """
@@ -85,12 +86,12 @@ class Proactor:
         self.interrupted = InterruptedSubmits(self)
         self.cancels = Cancels(self)
         self.shortages = Shortages(self)
-        # Told of a packet that names no operation of ours, and of a thread that was abandoned. Not raised: the rest of
-        # the packet's batch must be settled. While nobody is here, `tell_of` is told.
+        # Called for a packet that names no operation of ours, and for a thread that was abandoned. While it is empty,
+        # `tell_of` is called. Raising would leave the rest of the packet's batch unsettled.
         self.on_stray: list[Callable[[LifetimeError], object]] = []
-        # Called once, before the next wait: where sockets are polled again, with all that changed during the turn.
+        # Each is called once, before the next wait. `_readiness` submits the polls that changed since the last one.
         self.before_wait: list[Callable[[], None]] = []
-        # What others keep for this proactor, by a key of theirs; closed with it.
+        # Objects that other modules keep for this proactor, under keys of their own; `close` closes them.
         self.attached: dict[Any, Closable] = {}
         self._wait = self.port.wait_raw
         self._last_error = self.kernel.last_error
@@ -105,33 +106,33 @@ class Proactor:
         """Associate a handle with the port, once and for life. Returns the endpoint.
 
         Args:
-            endpoint: its record, new.
-            skip_port: inline successes post no packet. For a socket, only where `Kernel.skips_port_safely` says so.
+            endpoint: a new record of the handle.
+            skip_port: inline successes post no packet. For a socket, only if `Kernel.skips_port_safely` allows it.
 
         Raises:
             OSError: the handle cannot be associated (see `CompletionPort.associate`).
         """
         handle = endpoint.handle
         self.port.associate(handle, endpoint.key)
-        # Some providers refuse it (libuv has met ERROR_INVALID_FUNCTION): every completion has a packet then.
+        # Some providers refuse skip mode (libuv has met ERROR_INVALID_FUNCTION): then every completion has a packet.
         endpoint.skips_port = skip_port and bool(self.kernel.SetFileCompletionNotificationModes(handle, _SKIP_MODES))
-        self.enrol(endpoint)
+        self.add_endpoint(endpoint)
         return endpoint
 
-    def enrol(self, endpoint: Endpoint) -> None:
-        """Keep the record of an endpoint; also of one whose handle belongs to another port, or that has none."""
+    def add_endpoint(self, endpoint: Endpoint) -> None:
+        """Enter an endpoint in the tables. Its handle may belong to another port, or it may have none."""
         endpoint.proactor = self
         self.endpoints[endpoint.key] = endpoint
         if endpoint.handle:
             self._by_handle[endpoint.handle] = endpoint
 
     def owned_endpoint(self, handle: int) -> Endpoint | None:
-        """The live endpoint of a handle that a transport or listener owns; None if nobody here does."""
+        """The live endpoint of a handle that a transport or listener owns; None if no transport or listener does."""
         endpoint = self._by_handle.get(handle)
         return None if endpoint is None or endpoint.owner is None or endpoint.closing else endpoint
 
     def close_endpoint(self, endpoint: Endpoint, on_closed: Callable[[], None] | None = None) -> None:
-        """Close in order: mark closing, cancel, wait for zero operations, close the handle, tell.
+        """Close in order: mark closing, cancel, wait for zero operations, close the handle, call `on_closed`.
 
         Returns at once; `on_closed` is called (here, or from a later `poll`) when the handle is closed. It must run
         no user code. The second call for an endpoint does nothing.
@@ -146,81 +147,81 @@ class Proactor:
             else:
                 self._finish_close(endpoint)
         except BaseException:
-            # An interrupt in the middle: asked twice is once, and not asked is never.
+            # An interrupt in the middle: cancel once more. A second cancel does no harm; a missing one would hang.
             if endpoint.closing:
                 self.end_operations(endpoint)
                 self._finish_close_if_last(endpoint)
             raise
 
     def end_operations(self, endpoint: Endpoint) -> None:
-        """Cancel them all; where that is refused, close the handle before they are over, which ends them."""
+        """Cancel all operations; if the kernel refuses, close the handle early, which ends them."""
         if self.cancels.cancel_all(endpoint) or endpoint.owner is None:
             return
         # SAFETY: their memory stays in the pending table until their packets come, and they are never submitted again.
-        # The handle's value will be somebody else's: nothing may be asked of it any more.
+        # The system may give the handle's value to the next open(), so no call may name it any more.
         self._drop_handle(endpoint)
         endpoint.handle = 0
         self._close_owner(endpoint)
 
     def cancel_all(self, endpoint: Endpoint) -> None:
-        """Ask for the end of every operation outstanding on an endpoint. Their packets answer, each for itself."""
+        """Ask the kernel to end every operation outstanding on an endpoint. Each one's packet brings the answer."""
         self.cancels.cancel_all(endpoint)
 
     def forget(self, endpoint: Endpoint) -> None:
-        """Drop the record of a handle that its owner has closed, or is about to close, with nothing outstanding."""
+        """Drop the record of a handle with nothing outstanding that its owner has closed, or is about to close."""
         endpoint.closing = True
-        self._strike_off(endpoint)
+        self._remove_endpoint(endpoint)
 
     def succeed(self, endpoint: Endpoint, successor: Endpoint) -> None:
-        """Give a handle and its operations to another record: for whoever has the old one it is closed.
+        """Move a handle and its operations to another record. To the users of the old one, the old one is closed.
 
-        The new one, which is nobody's yet, gets the same key and mode; nothing is asked of the kernel. Where this
-        raises, nothing is changed.
+        The successor must have no user yet. It gets the same key and mode, without a kernel call. If this raises,
+        nothing has changed.
         """
         successor.key, successor.skips_port = endpoint.key, endpoint.skips_port
         successor.operations = operations = endpoint.operations
         try:
             for operation in operations:
                 operation.endpoint = successor
-            self.enrol(successor)
-            # One statement, without a call: from here on the old one has nothing.
+            self.add_endpoint(successor)
+            # One statement without a call, which no interrupt can split: from here on the old record has nothing.
             endpoint.operations, endpoint.owner, endpoint.closing = [], None, True
         except BaseException:
             if not endpoint.closing:
                 successor.proactor = None
                 for operation in operations:
                     operation.endpoint = endpoint
-                self.enrol(endpoint)
+                self.add_endpoint(endpoint)
             raise
 
     def _finish_close(self, endpoint: Endpoint) -> None:
         try:
-            if self._strike_off(endpoint):  # Otherwise another thread saw the count reach zero first.
+            if self._remove_endpoint(endpoint):  # Otherwise another thread saw the count reach zero first.
                 self._close_handle(endpoint)
         except BaseException:
             if endpoint.key not in self.endpoints:
-                self._close_handle(endpoint)  # An interrupt: half of it was done, and nobody comes here again.
+                self._close_handle(endpoint)  # An interrupt: half was done, and this is the last call for the endpoint.
             raise
 
     def _close_handle(self, endpoint: Endpoint) -> None:
         # SAFETY: no operation is outstanding, so the handle's value may be used again by the next open().
         self._close_owner(endpoint)
         if endpoint.on_closed is not None:
-            endpoint.on_closed = endpoint.on_closed()  # None: it is told once.
+            endpoint.on_closed = endpoint.on_closed()  # It returns None, so it is called once.
 
     def _close_owner(self, endpoint: Endpoint) -> None:
         if endpoint.owner is not None:
             try:
                 endpoint.owner.close()
             except OSError:
-                pass  # Closed already behind our back; and in the middle of settling, one handle must not end the loop.
+                pass  # Closed behind our back. This may be the middle of settling: one handle must not end the loop.
             endpoint.owner = None
 
     def _drop_handle(self, endpoint: Endpoint) -> None:
-        if self._by_handle.get(endpoint.handle) is endpoint:  # Its value may be a newer endpoint's by now.
+        if self._by_handle.get(endpoint.handle) is endpoint:  # A newer endpoint may have the same value by now.
             self._by_handle.pop(endpoint.handle, None)
 
-    def _strike_off(self, endpoint: Endpoint) -> bool:
+    def _remove_endpoint(self, endpoint: Endpoint) -> bool:
         self._drop_handle(endpoint)
         return self.endpoints.pop(endpoint.key, None) is not None
 
@@ -229,7 +230,7 @@ class Proactor:
     def submit(self, operation: OverlappedEx) -> bool:
         """Hand an operation to the kernel: `operation.start(*operation.args)`, on `operation.endpoint`.
 
-        Never raises for what the kernel answers: an immediate failure is settled like a failed packet, so that the
+        Never raises for an error of the kernel's: an immediate failure is settled like a failed packet, so that the
         operation's `deliver` sees every outcome.
 
         Returns:
@@ -237,10 +238,10 @@ class Proactor:
             like any other.
 
         Raises:
-            LifetimeError: the operation is in the kernel's hands already, or was released.
+            LifetimeError: the kernel already owns the operation, or it was released.
             OSError: its endpoint is closing.
-            KeyboardInterrupt: whatever a signal handler or another interrupt raises in the middle. Then `holds` says
-                whether the operation was submitted all the same, so that its result will come.
+            KeyboardInterrupt: or whatever else a signal handler raises in the middle. Then `holds` says whether the
+                operation was submitted all the same, so that its result will come.
         """
         endpoint = operation.endpoint
         if operation.state is not SETTLED and operation.state is not IDLE:
@@ -249,9 +250,9 @@ class Proactor:
             raise os_error(Error.OPERATION_ABORTED, operation.io_type.name, endpoint.subject, "it is closing")
         operation.Internal = UNSUBMITTED
         try:
-            # SAFETY: the kernel may write into operation and what it points to until it is settled; this reference, and
-            # no other, keeps it alive. Both tables are written before the call: another thread that waits on the port
-            # may dequeue the packet before the call has returned.
+            # SAFETY: until it is settled, the kernel may write into the operation and what it points to; this
+            # reference, and no other, keeps it alive. Both tables are written before the call, because another thread
+            # that waits on the port may dequeue the packet before the call has returned.
             operation.state = PENDING
             self.pending[operation.address] = operation
             endpoint.operations.append(operation)
@@ -260,7 +261,7 @@ class Proactor:
                 if endpoint.skips_port:
                     # SAFETY: finished, and no packet will come: it is ours again.
                     self._take_back(operation, 0, operation.InternalHigh)
-                # Otherwise the packet comes although the call is over: the kernel keeps the memory until then.
+                # Otherwise a packet comes although the call is over, and the kernel owns the memory until then.
                 return True
             if operation.answers_status:
                 if answer != Status.PENDING:
@@ -279,27 +280,27 @@ class Proactor:
             return False
 
     def holds(self, operation: OverlappedEx) -> bool:
-        """Whether a result of the operation is still to come: it is pending, or settled and waits to be delivered."""
+        """Whether the operation's result is still to come: it is pending, or settled but not delivered yet."""
         return operation.pending or self._is_settled(operation)
 
     def _is_settled(self, operation: OverlappedEx) -> bool:
         return any(entry[0] is operation for entry in self.settled)
 
     def complete(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        """Settle a pending operation that the kernel never saw: one of ours that was performed, or given up."""
-        # SAFETY: it was ours all the time; only its place in the table said that it is not over.
+        """Settle a pending operation that the kernel never saw: our own code has performed it, or given it up."""
+        # SAFETY: it was ours all the time; it stood in the table only because it was not over.
         self._take_back(operation, status, byte_count)
 
     def settle_inline(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        """Settle an operation that needed no kernel call, on the path of all others. It must not be pending."""
+        """Queue the result of an operation that needed no kernel call for delivery. It must not be pending."""
         operation.state = SETTLED
         self.settled.append((operation, status, byte_count))
 
     def cancel(self, operation: OverlappedEx) -> None:
-        """Ask for an operation's end. Nothing is given back: its packet comes, with success or without.
+        """Ask the kernel to end an operation. This gives nothing back: its packet comes, with success or without.
 
-        Does nothing for an operation that is not pending, or that was asked already. Where a provider refuses to cancel
-        it, it ends by itself: see `_cancels`.
+        Does nothing if the operation is not pending or was cancelled before. If a provider refuses to cancel it, it
+        stays until it ends by itself: see `_cancels`.
         """
         self.cancels.cancel(operation)
 
@@ -311,7 +312,7 @@ class Proactor:
             endpoint.operations.remove(operation)
             self.settled.append((operation, status, byte_count))
         except BaseException:
-            # An interrupt between two of them: none may be left out.
+            # An interrupt between two of these steps: none may be left out.
             self.interrupted.take_back(operation, status, byte_count)
             self._finish_close_if_last(endpoint)
             raise
@@ -325,21 +326,20 @@ class Proactor:
     # -- packets -----------------------------------------------------------------------------------------------
 
     def select(self, timeout: float | None) -> deque[Settled]:
-        """Wait until something is settled, or woken, or the time is up; for one thread.
+        """Wait until an operation is settled, `wake` is called, or the time is up. For a single thread.
 
         Args:
             timeout: seconds, rounded up to milliseconds; None waits for ever.
 
         Returns:
-            `settled`: the caller takes entries from its left and delivers them. What it leaves there is returned by
-            the next call.
+            `settled`: the caller removes entries from its left and delivers them. The next call returns what is left.
         """
         if self.before_wait:
             self._prepare_wait()
             timeout = self.shortages.limit(self.cancels.limit(timeout))
         settled = self.settled
         if settled:
-            # Served without a kernel call, but not for ever: a fast peer must not hide the others.
+            # Inline results need no kernel call. But not for ever: a fast peer must not hide the others.
             self._inline_turns += 1
             if self._inline_turns < INLINE_TURNS_MAX:
                 return settled
@@ -350,31 +350,31 @@ class Proactor:
 
     def _prepare_wait(self) -> None:
         called: list[Callable[[], None]] = []
-        # One may ask for a call of another: what it has begun needs a poll, say.
+        # A callback may append another: an operation that it submits may need a poll, for example.
         while callbacks := [callback for callback in self.before_wait if callback not in called]:
             called += callbacks
             for callback in callbacks:
-                callback()  # It may ask for another call of itself, before the next wait.
-                self.before_wait.remove(callback)  # An interrupt before: it is called again.
+                callback()  # It may append itself again, for the next wait.
+                self.before_wait.remove(callback)  # After the call: if an interrupt ends that, it is called again.
 
     def poll(self, timeout_ms: int) -> Any:
-        """Wait for one batch of packets and settle their operations into `settled`; returns them. Runs no user code."""
+        """Wait for one batch of packets, settle their operations and return the packets. Runs no user code."""
         packets: Any = ()
         try:
             packets = self._wait(timeout_ms)
             self.settle(packets, self.settled.append)
         except BaseException:
-            # KeyboardInterrupt, from between two of them: the next wait hands out the rest, and wake-ups again.
+            # A KeyboardInterrupt between two packets: the next wait returns the unsettled ones and all wake-ups again.
             self.port.hand_back([packet for packet in packets if not packet[1] or packet[1] in self.pending])
             raise
         return packets
 
     def settle(self, packets: Iterable[tuple[int, int, int, int]], take: Callable[[Settled], None]) -> None:
-        """Take back the operations that packets name, and hand each with its result to `take`.
+        """Take back the operations that packets name, and pass each with its result to `take`.
 
-        For programs whose threads wait on the port themselves and never call `select`. Endpoints must be registered
-        without `skip_port` then, so that every completion arrives through the port; what fails at once is in `settled`
-        when `submit` has returned; and a cancel for which memory was missing is not asked again.
+        For programs whose threads wait on the port themselves and never call `select`. They must register endpoints
+        without `skip_port`, so that every completion arrives through the port. An operation that fails at once is in
+        `settled` when `submit` returns. A cancel that lacked memory is not tried again.
         """
         pop = self.pending.pop
         operation: OverlappedEx | None
@@ -390,7 +390,7 @@ class Proactor:
                 operation.state = SETTLED
                 endpoint = operation.endpoint
                 endpoint.operations.remove(operation)
-                # None again, in the same line: an interrupt finds it ours or theirs.
+                # `take` returns None. One line, so that an interrupt finds the operation either here or handed over.
                 operation = take((operation, status, byte_count))  # type: ignore[func-returns-value]
                 if endpoint.closing and not endpoint.operations:
                     self._finish_close(endpoint)
@@ -402,7 +402,7 @@ class Proactor:
             raise
 
     def check_keys(self, check: bool = True) -> None:
-        """From now on (or no longer), settle no packet whose key is not that of its operation's handle; see `_keys`."""
+        """Switch on (or off) the check that a packet's key is that of its operation's handle; see `_keys`."""
         self.__dict__.pop("settle", None)
         if check:
             self.settle = self._settle_checked  # type: ignore[method-assign]  # The hot path has no branch for it.
@@ -410,57 +410,57 @@ class Proactor:
     def _settle_checked(self, packets: Iterable[tuple[int, int, int, int]], take: Callable[[Settled], None]) -> None:
         kept, errors = sorted_out(self, packets)
         Proactor.settle(self, kept, take)
-        for error in errors:  # Told when the others are settled: whoever is told may do anything.
+        for error in errors:  # After the others are settled, because `on_stray` may do anything.
             self.stray(error)
 
     def stray(self, error: LifetimeError) -> None:
-        """Tell all of `on_stray`."""
+        """Report a bug that no caller can be told of: to everybody in `on_stray`."""
         for tell in [*self.on_stray] or [tell_of]:
             tell(error)
 
     def _unclaimed(self, key: int, address: int) -> None:
         if key == _WAKE:
-            # Cleared before the woken side looks at its queue: whoever adds to it later posts again.
+            # Cleared before the woken thread looks at its queue, so that a thread that adds to it later posts again.
             self._wake_posted = False
         elif key == Key.POSTED:
-            # Of an operation that was taken back meanwhile, rightly.
+            # Its operation was rightly taken back before the packet arrived.
             pass
         elif address in orphan_addresses():
-            # An operation that an earlier close had to give up on has come home. It stays where it is: harmless.
+            # The packet of an operation that an earlier `close` had to give up on. Its memory is kept: no harm.
             pass
         elif address:
             self.stray(LifetimeError(f"a packet for key {key} names address {address:#x}, which nobody submitted"))
-        # Otherwise a packet posted by hand with a key of its own: it has done its work by waking us.
+        # Otherwise a program posted the packet, with a key of its own: it has done its work by waking us.
 
     def wake(self) -> None:
-        """Make a `select` that waits, or the next one, return. From any thread; many calls cost one packet."""
+        """Make the waiting `select`, or the next one, return. From any thread; many calls cost one packet."""
         if not self._wake_posted:
             try:
                 self._wake_posted = True
                 self.port.post(_WAKE)
             except BaseException:
-                # Posted or not, nobody knows: the next call tries again. A packet too many does no harm.
+                # The packet may or may not have been posted: the next call tries again. One too many does no harm.
                 self._wake_posted = False
                 raise
 
     # -- the end -----------------------------------------------------------------------------------------------
 
     def close(self, timeout: float = CLOSE_TIMEOUT_S) -> list[OverlappedEx]:
-        """Cancel everything, wait for the packets, close the endpoints, then the port. Twice is once.
+        """Cancel everything, wait for the packets, close the endpoints, then the port. Idempotent.
 
         Args:
             timeout: seconds to wait for the kernel to give operations back.
 
         Returns:
-            What it did not give back in time. Those operations, their buffers and their handles are kept for the
-            life of the process: freeing them would let the kernel write into somebody else's memory.
+            The operations it did not give back in time. They, their buffers and their handles are kept for the life
+            of the process: freeing them would let the kernel write into memory that has another use by then.
         """
         if self.port.closed:
             return []
         for endpoint in list(self.endpoints.values()):
             self.close_endpoint(endpoint)
             if endpoint.operations:
-                self.cancel_all(endpoint)  # Once more, of one that was closed before: an interrupt may have been there.
+                self.cancel_all(endpoint)  # Again: an interrupt may have cut short an earlier `close_endpoint`.
         deadline = time.monotonic() + timeout
         while self.pending:
             self.interrupted.settle()
@@ -479,13 +479,13 @@ class Proactor:
         self.settled.clear()
         self.port.close()
         self.before_wait.clear()
-        self.check_keys(False)  # Which is a cycle.
+        self.check_keys(False)  # The bound method it removes is a reference cycle.
         while self.attached:
             self.attached.popitem()[1].close()
         self.cancels.close()
         self.shortages.close()
         self.interrupted.close()
-        self.on_stray.clear()  # One of them may own this proactor.
+        self.on_stray.clear()  # One of them may belong to this proactor's owner.
         return stuck
 
     def release(self, operation: OverlappedEx) -> None:

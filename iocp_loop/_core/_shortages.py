@@ -1,22 +1,23 @@
-"""Operations that the kernel had no memory for: begun again after a while, and pending until then.
+"""Operations that the kernel had no memory for: each is submitted again after a pause, and is pending until then.
 
 WSAENOBUFS and its kin say that the system is short of non-paged memory or of pages that may be locked (MSDN, Windows
-Sockets Error Codes), and nothing about the handle: what failed may succeed in a moment. It is the would-block of
-operations, and no reason to end a connection. So whoever is told of it asks here whether the operation is begun again.
+Sockets Error Codes). They say nothing about the handle, and a moment later the same call may succeed: no reason to end
+a connection. So code that receives a failed result first offers the operation to `begin_again`, and reports the failure
+only if that declines.
 
-While it waits here, the kernel does not know it. It stands in the proactor's tables all the same, so that it is
-cancelled, and its endpoint closed, like every other.
+While an operation waits here, the kernel does not know it. It stands in the proactor's tables all the same, so that it
+can be cancelled, and its endpoint closed, like any other.
 
-    refused in a row     waits
-    the first time       1 ms
-    each further time    twice as long, at most 1 s
-    more than 70 times   not at all: it fails with what the kernel says, after some 60 s
+    refusals in a row    pause before the next attempt
+    the first            1 ms
+    each further one     twice as long, at most 1 s
+    more than 70         none: the operation fails with the kernel's error, after some 60 s
 
-Refused at once or later, by a packet, is the same. In a row is what no success came between: whoever submits the
-operation again has had one.
+A refusal at once and one by a later packet count alike. A success ends the row: its owner then submits the operation
+itself.
 
-Only what can be repeated without harm is: receiving, sending, polling. A connect that finds no buffers may have run out
-of ports, and an accept has its listener to look after it.
+Only receives, sends and polls are repeated, because repeating them does no harm. A connect that finds no buffers may
+have run out of ports, and an accept is repeated by its listener.
 """
 
 import weakref
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ._endpoint import Endpoint
     from ._proactor import Proactor
 
-# Seconds; and how often the kernel may refuse in a row: 10 times with growing pauses, 60 times after the longest.
+# The pauses, in seconds, and how many refusals in a row are borne: 10 with growing pauses, 60 with the longest.
 PAUSE_S = 0.001
 PAUSE_MAX_S = 1.0
 REFUSALS_MAX = 70
@@ -43,14 +44,14 @@ REPEATABLE = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """Of an operation that waits here.
+class _Retry:
+    """An operation that waits here, and how to continue.
 
     Attributes:
-        operation: itself.
-        due: when it is begun again, on the kernel's clock.
-        is_open: whether its handle is still what it was.
-        stop: its own, which is another while it waits.
+        operation: the operation.
+        due: when to submit it again, on the kernel's clock.
+        is_open: tells whether its handle is still open.
+        stop: the operation's own `stop`, which is replaced while it waits.
     """
 
     operation: OverlappedEx
@@ -60,15 +61,15 @@ class _Turn:
 
 
 class _Again:
-    """`start` of an operation that was begun again, until it is submitted by whoever it belongs to: the row ends there.
+    """Stands in for the `start` of an operation that was submitted again, until its owner submits it: the row is over.
 
-    It stands in the operation's own place for it, so that success costs nobody a look.
+    An operation whose `start` is one of these has been refused before. So a success need not reset any counter.
     """
 
     __slots__ = ("_operation", "start")
 
     def __init__(self, operation: OverlappedEx) -> None:
-        self._operation = weakref.ref(operation)  # Which has this object: no cycle.
+        self._operation = weakref.ref(operation)  # Weak, because the operation holds this object.
         self.start = operation.start
 
     def __call__(self, *args: Any) -> int:
@@ -78,25 +79,28 @@ class _Again:
 
 
 class Shortages:
-    """Those of one proactor. They are begun again by its `select`."""
+    """The operations of one proactor that lacked memory. Its `select` submits them again."""
 
     def __init__(self, proactor: "Proactor") -> None:
         self._proactor: Proactor = proactor
         self._clock = proactor.kernel.monotonic
-        self._waiting: dict[int, _Turn] = {}  # by address
+        self._waiting: dict[int, _Retry] = {}  # by address
 
     def close(self) -> None:
-        """The proactor is closed, and lets this object go."""
+        """Drop the operations and the reference to the proactor, which is closed."""
         self._waiting.clear()
-        self._proactor = None  # type: ignore[assignment]  # Nobody asks it any more.
+        self._proactor = None  # type: ignore[assignment]  # Breaks the cycle; no other method is called.
 
     def begin_again(self, operation: OverlappedEx, status: int, is_open: Callable[[], bool] = lambda: True) -> bool:
-        """Whether a settled operation failed for want of memory, and is pending again: its result is still to come.
+        """Make a settled operation pending again if it failed for want of memory.
 
         Args:
-            operation: whose result is being delivered, without a change to what it holds so far.
+            operation: the operation whose result is being delivered, with its memory and arguments unchanged.
             status: its result.
-            is_open: asked when it is begun again, of a handle that somebody else may close meanwhile.
+            is_open: called before it is submitted again, for a handle that its owner may close meanwhile.
+
+        Returns:
+            True if it is pending, so that its result is still to come.
         """
         endpoint = operation.endpoint
         if operation.io_type not in REPEATABLE or endpoint.closing:
@@ -108,14 +112,14 @@ class Shortages:
         if operation.refusals >= REFUSALS_MAX:
             return False
         pause = min(PAUSE_S * 2**operation.refusals, PAUSE_MAX_S)
-        # Each step may be done twice: after an interrupt the result is delivered again.
+        # Each step may run twice, because after an interrupt the result is delivered again.
         waiting = self._waiting.get(operation.address)
         stop = operation.stop if waiting is None else waiting.stop
-        self._waiting[operation.address] = _Turn(operation, self._clock() + pause, is_open, stop)
+        self._waiting[operation.address] = _Retry(operation, self._clock() + pause, is_open, stop)
         if self.begin_due not in self._proactor.before_wait:
             self._proactor.before_wait.append(self.begin_due)
         operation.stop = partial(self._give_up, operation)
-        # SAFETY: ours all the time, although it stands where the kernel's do.
+        # SAFETY: ours all the time, although it stands in the table of the kernel's operations.
         self._proactor.pending[operation.address] = operation
         if operation not in endpoint.operations:
             endpoint.operations.append(operation)
@@ -123,41 +127,41 @@ class Shortages:
         return True
 
     def begin_due(self) -> None:
-        """Begin those whose time has come; before each wait."""
+        """Submit the operations that are due; called before each wait."""
         now = self._clock()
-        for turn in [turn for turn in self._waiting.values() if turn.due <= now]:
-            self._begin(turn)
+        for retry in [retry for retry in self._waiting.values() if retry.due <= now]:
+            self._begin(retry)
         if self._waiting:
-            self._proactor.before_wait.append(self.begin_due)  # Once more: this call of it is struck off.
+            self._proactor.before_wait.append(self.begin_due)  # Again: the proactor removes the entry of this call.
 
     def limit(self, timeout: float | None) -> float | None:
-        """The time of the next wait: until the first of them is due, if that is sooner. Below 0 where it was due."""
+        """Shorten the timeout of the next wait to the time until the first one is due; negative if it is overdue."""
         if not self._waiting:
             return timeout
-        pause = min(turn.due for turn in self._waiting.values()) - self._clock()
+        pause = min(retry.due for retry in self._waiting.values()) - self._clock()
         return pause if timeout is None else min(timeout, pause)
 
-    def _begin(self, turn: _Turn) -> None:
-        proactor, operation = self._proactor, turn.operation
+    def _begin(self, retry: _Retry) -> None:
+        proactor, operation = self._proactor, retry.operation
         try:
-            self._leave(operation, turn.stop)
+            self._leave(operation, retry.stop)
             if operation.endpoint.closing:
-                # An interrupt has left it here while its endpoint was closed.
+                # An interrupt left it here while its endpoint was being closed.
                 proactor.settle_inline(operation, Status.CANCELLED, 0)
-            elif not turn.is_open():
+            elif not retry.is_open():
                 proactor.settle_inline(operation, status_of_closed(operation.endpoint), 0)
             else:
                 proactor.submit(operation)
                 operation.start = _Again(operation)
             del self._waiting[operation.address]
         except BaseException:
-            # An interrupt: unless it is in the tables by now, the next wait begins it again.
+            # An interrupt: if it is not in the tables by now, it stays here, and the next wait submits it.
             if proactor.holds(operation):
                 self._waiting.pop(operation.address, None)
             raise
 
     def _leave(self, operation: OverlappedEx, stop: Callable[[], None] | None) -> None:
-        """Take it out of the tables. Each step may be done twice."""
+        """Remove it from the proactor's tables. Each step may run twice."""
         operation.stop = stop
         self._proactor.pending.pop(operation.address, None)
         if operation in operation.endpoint.operations:
@@ -165,9 +169,9 @@ class Shortages:
         operation.state = SETTLED
 
     def _give_up(self, operation: OverlappedEx) -> None:
-        """`stop` of an operation that waits here: nobody but us has it."""
-        if (turn := self._waiting.pop(operation.address, None)) is not None:
-            operation.stop = turn.stop
+        """The `stop` of an operation that waits here: settle it, since the kernel does not have it."""
+        if (retry := self._waiting.pop(operation.address, None)) is not None:
+            operation.stop = retry.stop
         self._proactor.complete(operation, Status.CANCELLED, 0)
 
 
@@ -177,5 +181,5 @@ def _end_row(operation: OverlappedEx) -> None:
 
 
 def status_of_closed(endpoint: "Endpoint") -> int:
-    """The status of an operation whose handle was closed by its owner before it was begun again."""
+    """The status of an operation whose handle was closed by its owner before it could be submitted again."""
     return status_from_winerror(WsaError.NOTSOCK if endpoint.speaks_winsock else Error.INVALID_HANDLE)

@@ -1,1 +1,1 @@
-"""Instruments that cost something: imported only when asked for."""
+"""Instruments that slow a program down; imported only on request."""

@@ -1,20 +1,20 @@
-"""Stomp mode: every operation and every buffer on pages of its own, inaccessible once released.
+"""Stomp mode: every operation and every buffer has pages of its own, which become inaccessible when it is released.
 
-A block is placed against the end of its last page, and the page behind that is never committed: an overrun faults at
-the first byte. Releasing decommits the pages but keeps their addresses reserved, so that a released address does not
-come to name something else. What then touches it fails at once:
+A block ends at the end of its last page, and the page behind that is never committed, so an overrun faults at the first
+byte. Releasing a block decommits its pages but keeps the addresses reserved, so that nothing else can get them. Then
+each access fails at once:
 
 * our own stale access: an access violation where it happens (`faulthandler` prints the stack);
-* a late kernel write to a buffer: under Wine the packet says STATUS_ACCESS_VIOLATION. Windows locks the pages of a
-  pending receive and would write to the orphaned page instead, so there the net is the LifetimeError below;
+* a late kernel write to a buffer: under Wine the packet has STATUS_ACCESS_VIOLATION. Windows locks the pages of a
+  pending receive, and would write to the orphaned page instead; there the LifetimeError below is the protection;
 * releasing while the kernel owns the operation: LifetimeError, before any harm is done.
 
-A block whose Python object died, and that nobody has released, goes when the next one is placed, and not at once: the
-collector tells of deaths before it calls the first `__del__`, and an operation's may have to get it back from the
-kernel. One that the process keeps for ever never goes.
+If a Python object dies without being released, its block is made inaccessible when the next block is placed, and not at
+once: the collector calls weak references before the first `__del__`, and an operation's `__del__` may have to get the
+block back from the kernel. A block that the process keeps for ever stays accessible.
 
-The last QUARANTINE_MAX released blocks stay reserved; older ones are given back to the system, because a process may
-have only so many separate regions of memory.
+The last QUARANTINE_MAX released blocks stay reserved. Older ones are given back to the system, because a process may
+have only a limited number of separate regions of memory.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ from .._win32.errors import os_error
 PAGE_SIZE = 4096
 # Far more than a program has in use at a time. QUIRK(wine): Linux allows a process 65,530 mappings, two per block.
 QUARANTINE_MAX = 8192
-_ALIGNMENT = 16  # What malloc promises, and what OVERLAPPED needs.
+_ALIGNMENT = 16  # malloc promises this much, and OVERLAPPED needs it.
 
 
 class StompArena:
@@ -46,28 +46,26 @@ class StompArena:
         self._blocks: dict[int, tuple[int, int]] = {}  # block address -> (first page, bytes committed)
 
     def operation(self, cls: type[OperationT], io_type: IoType) -> OperationT:
-        """As in `Arena`. The pages go when the operation is released, or some time after it died."""
+        """A new operation. Its pages are decommitted when it is released, or some time after it died."""
         operation = cls.from_address(self._place(ctypes.sizeof(cls)))
         operation.prepare(io_type)
         weakref.finalize(operation, _died.append, (self, operation.address)).atexit = False
         return operation
 
     def buffer(self, size: int) -> Any:
-        """As in `Arena`. The pages go when the buffer is released, or some time after it died."""
+        """A new array. Its pages are decommitted when it is released, or some time after it died."""
         array = array_type(size).from_address(self._place(size))
         weakref.finalize(array, _died.append, (self, ctypes.addressof(array))).atexit = False
         return array
 
-    # On pages of its own, and not a bytes object in the heap.
+    # An array on pages of its own, and not a bytes object, which would be on the heap.
     message_buffer = buffer
 
     def release(self, operation: OverlappedEx) -> None:
-        """As in `Arena`."""
         retire(operation)
         self.stomp(operation.address)
 
     def release_buffer(self, buffer: Any) -> None:
-        """As in `Arena`."""
         self.stomp(ctypes.addressof(buffer))
 
     def _place(self, size: int) -> int:
@@ -85,11 +83,11 @@ class StompArena:
         return address
 
     def stomp(self, address: int) -> None:
-        """Make a block inaccessible. Twice is once."""
+        """Make a block inaccessible. A second call does nothing."""
         with self._lock:
             block = self._blocks.pop(address, None)
         if block is None:
-            return  # Released by hand, and now its Python object died: the pages went the first time.
+            return  # It was released before its Python object died.
         first, committed = block
         if not self._free(first, committed, Memory.DECOMMIT):
             raise LifetimeError(f"the pages of the block at {address:#x} could not be made inaccessible")
@@ -98,9 +96,10 @@ class StompArena:
             self._free(_quarantine.popleft(), 0, Memory.RELEASE)
 
 
-# Blocks whose Python objects are dead, of all arenas: the loop of one may have placed its last.
+# Blocks whose Python objects have died. One list for all arenas, because an arena may never place another block.
 _died: deque[tuple[StompArena, int]] = deque()
-# First pages of the blocks released last, of all arenas: those of a loop that is gone would stay reserved for ever.
+# The first pages of the blocks released last. One list for all arenas, because those of a loop that is gone would
+# otherwise stay reserved for ever.
 _quarantine: deque[int] = deque()
 
 

@@ -1,10 +1,10 @@
-"""What can be done with a handle: the contracts that its kind of class fulfils.
+"""The operations of a handle: one abstract class for streams, one for datagrams, one for listeners.
 
 Each `*_operation` method makes one operation, with its kernel call and arguments prepared, ready for
-`Proactor.submit`. An operation may be submitted again as often as its maker likes ("cast the rod again"): a receive
-is prepared once per connection and not once per packet. The layers above see operations, never an address.
+`Proactor.submit`. Its user may submit it again as often as it likes: a receive is prepared once per connection, and
+re-armed after each packet. The layers above see operations, never an address.
 
-Which class serves a handle, `_opening` knows.
+`_opening` chooses the class for a handle.
 """
 
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Outcome(Enum):
-    """What a receive that brought an error or no bytes means."""
+    """The meaning of a receive that brought an error or no bytes."""
 
     DATA = "data"
     END = "end of file"
@@ -31,14 +31,14 @@ class Outcome(Enum):
 
 
 class IoHandle(Endpoint):
-    """A handle that is read from or written to, and what is kept of that between two operations.
+    """A handle that is read from or written to, and what it must remember between two operations.
 
     Attributes:
-        unread: bytes of a receive that succeeded although it was cancelled, or that a task which was cancelled has
-            given back; the next receive begins with them. Whoever takes them writes in one statement, without a call,
-            what they are now and what is left: an interrupt must find them in one of both.
-        unread_datagrams: as `unread`, of datagrams: each with its sender. None while there are none.
-        sends: the futures of what is to be sent, one after the other; the first is under way. None if there is none.
+        unread: bytes that the next receive must begin with: a receive succeeded although it was cancelled, or a
+            cancelled task gave them back. Code that takes them must move them in one statement without a call, so that
+            an interrupt finds them either here or in their new place.
+        unread_datagrams: the same for datagrams, each with its sender. None while there are none.
+        sends: the futures of the sends that run one after the other; the first is under way. None if there are none.
     """
 
     __slots__ = ("sends", "unread", "unread_datagrams")
@@ -57,11 +57,11 @@ class StreamHandle(IoHandle, ABC):
 
     __slots__ = ()
 
-    # Its object's own send() takes what there is room for, and never waits.
+    # Whether the socket object has a send() that never waits and accepts as many bytes as there is room for.
     sends_at_once: ClassVar[bool]
-    # Each of its two directions may be ended by itself.
+    # Whether each direction can be ended without the other.
     half_closes: ClassVar[bool]
-    # A receive of no bytes is over when there is something to receive.
+    # Whether a receive of no bytes completes when there is something to receive.
     tells_without_memory: ClassVar[bool]
 
     @abstractmethod
@@ -70,7 +70,7 @@ class StreamHandle(IoHandle, ABC):
 
     @abstractmethod
     def receive_operation(self, deliver: Deliver, buffer: Any) -> OverlappedEx:
-        """A receive into `buffer`: an array of chars, or `receive_buffer`'s. Its result is a byte count."""
+        """A receive into `buffer`, an array of chars or a `receive_buffer`. Its result is a byte count."""
 
     @abstractmethod
     def set_receive_buffer(self, operation: Any, buffer: Any) -> None:
@@ -78,42 +78,42 @@ class StreamHandle(IoHandle, ABC):
 
     @abstractmethod
     def receive_outcome(self, operation: OverlappedEx, status: int, byte_count: int) -> Outcome:
-        """How to read a receive that failed or brought no bytes."""
+        """The meaning of a receive that failed or brought no bytes."""
 
     @abstractmethod
     def send_operation(self, deliver: Deliver) -> OverlappedEx:
-        """A send; `set_send_vector` says of what. Its result is a byte count."""
+        """A send of the bytes that `set_send_vector` gives it. Its result is a byte count."""
 
     @abstractmethod
     def set_send_vector(self, operation: Any, chunks: Sequence[bytes], skip: int = 0, limit: int = LENGTH_MAX) -> None:
-        """Let the next submit of a `send_operation` send `chunks`; its result is how many bytes of them it has sent.
+        """Let the next submit of a `send_operation` send `chunks`; its result is how many bytes of them it sent.
 
-        They are sent from where they are: `operation.buffer` keeps them, nothing is copied.
+        The kernel reads them where they are: `operation.buffer` keeps them alive, nothing is copied.
 
         Args:
             operation: not pending.
             chunks: bytes objects, 1 to GATHER_MAX of them.
-            skip: bytes of the first one that are left out.
-            limit: bytes to send at most, LENGTH_MAX or less: what is beyond is left out.
+            skip: how many bytes to leave out at the start of the first chunk.
+            limit: the most bytes to send, LENGTH_MAX or less; bytes beyond it are left out.
         """
 
 
 class DatagramHandle(IoHandle, ABC):
-    """Messages, each from somebody and to somebody."""
+    """Messages, each with a sender and a receiver."""
 
     __slots__ = ()
 
     @abstractmethod
     def receive_from_operation(self, deliver: Deliver, buffer: Any) -> OverlappedEx:
-        """A receive of one datagram into `buffer`; `sender_of` tells from whom."""
+        """A receive of one datagram into `buffer`; `sender_of` returns its sender."""
 
     @abstractmethod
     def sender_of(self, operation: Any) -> Any:
-        """The address of the datagram's sender. Asked once for each datagram."""
+        """The address of the datagram's sender. To be called once for each datagram."""
 
     @abstractmethod
     def set_sender(self, operation: Any, sender: Any) -> None:
-        """Let `sender_of` tell this address, as if the datagram had come from there. It must not be pending."""
+        """Let `sender_of` return this address, as if the datagram came from there. It must not be pending."""
 
     @abstractmethod
     def send_to_operation(self, deliver: Deliver, data: bytes, packed_address: bytes) -> OverlappedEx:
@@ -121,29 +121,29 @@ class DatagramHandle(IoHandle, ABC):
 
 
 class ListenerHandle(IoHandle, ABC):
-    """Connections that come."""
+    """Incoming connections."""
 
     __slots__ = ()
 
     @abstractmethod
     def accept_operation(self, deliver: Deliver, listener: "socket.socket") -> OverlappedEx:
-        """An accept; `prepare_accept` before each submit."""
+        """An accept. Call `prepare_accept` before each submit."""
 
     @abstractmethod
     def prepare_accept(self, operation: Any) -> None:
-        """Make the place of the next connection: `operation.arriving`. Raises OSError where none can be had."""
+        """Set `operation.arriving`, which receives the next connection. Raises OSError if no socket can be made."""
 
     @abstractmethod
     def accepted_addresses(self, operation: Any) -> tuple[bytes, bytes]:
-        """The local and the remote SOCKADDR of the connection that came, packed."""
+        """The local and the remote SOCKADDR of the accepted connection, packed."""
 
     @abstractmethod
     def finish_accept(self, arriving: Closable, listener: "socket.socket") -> "socket.socket":
-        """The connected socket, complete. May raise.
+        """Complete the accepted socket and return it. May raise.
 
         Args:
-            arriving: what `operation.arriving` was when the operation was submitted.
-            listener: whose connection it is.
+            arriving: the value of `operation.arriving` when the operation was submitted.
+            listener: the listening socket that accepted it.
         """
 
 

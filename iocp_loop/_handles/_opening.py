@@ -1,4 +1,4 @@
-"""Which class serves a handle: the one room that knows them all."""
+"""Choosing the class that serves a handle: the one module that knows them all."""
 
 import socket
 from typing import Any
@@ -26,12 +26,13 @@ def open_socket(
         proactor: delivers its packets.
         sock: the socket, not blocking.
         owner: as for `Endpoint`.
-        may_skip_port: what succeeds at once posts no packet, where that is safe. Not where threads wait on the port by
-            themselves: see `Proactor.settle`.
+        may_skip_port: let a call that succeeds at once post no packet, where that is safe. Must be False if threads
+            wait on the port themselves: see `Proactor.settle`.
 
     Raises:
-        OSError: as `Proactor.register`.
-        RuntimeError, ValueError: as `open_shared`.
+        OSError: the socket can neither be associated nor polled; it may be closed.
+        RuntimeError: a transport or server of this very port owns the socket.
+        ValueError: the socket belongs to another port, and is blocking.
     """
     skip = may_skip_port and proactor.kernel.skips_port_safely(sock)
     try:
@@ -45,17 +46,17 @@ def open_socket(
 def open_stream(
     proactor: Proactor, handle: int, owner: Any = None, *, is_overlapped: bool = True, kind: Kind | None = None
 ) -> StreamHandle:
-    """Make bytes flow through a pipe, a file, a device or a console.
+    """Read or write a pipe, a file, a device or a console.
 
     Args:
         proactor: delivers its packets.
-        handle: the OS handle.
+        handle: the handle.
         owner: as for `Endpoint`.
-        is_overlapped: it was opened with FILE_FLAG_OVERLAPPED, and no thread must wait for it.
-        kind: as for `open_threaded`, of one that was not.
+        is_overlapped: whether it was opened with FILE_FLAG_OVERLAPPED. If not, a thread waits for it.
+        kind: as for `open_threaded`; only for a handle that is not overlapped.
 
     Raises:
-        OSError: as `open_overlapped` and `open_threaded`.
+        OSError: the handle cannot be associated with the port, or is none.
     """
     if is_overlapped:
         return open_overlapped(proactor, handle, owner)

@@ -1,4 +1,4 @@
-"""Pipes that report to our port, what a pipe object's handle is, and the calls that go by a pipe's name.
+"""Pipes that are associated with our port, the handle behind a pipe object, and the calls that name a pipe.
 
 A pipe must have been opened with FILE_FLAG_OVERLAPPED; anonymous pipes and most inherited standard streams were not.
 """
@@ -27,24 +27,24 @@ _FILE_ACCESS_INFORMATION = 8  # wdm.h, FILE_INFORMATION_CLASS
 _FILE_MODE_INFORMATION = 16
 _FILE_READ_DATA = 1  # winnt.h
 PIPE_BUFFER_SIZE = 64 * 1024
-_HANDLE_STEP = 4  # The two low bits of a handle are not the system's (winnt.h; MSDN, Kernel objects).
-# Whose fileno() is an OS handle: module and class.
+_HANDLE_STEP = 4  # The system leaves the two low bits of a handle unused (winnt.h; MSDN, Kernel objects).
+# The classes whose fileno() is a handle, by module and name.
 _WITH_HANDLES = (("asyncio.windows_utils", "PipeHandle"), ("multiprocessing.connection", "PipeConnection"))
-# How a read says that the other end was closed.
+# The errors of a read after the other end was closed.
 END_OF_PIPE = (Error.BROKEN_PIPE, Error.PIPE_NOT_CONNECTED, Error.HANDLE_EOF)
 
 
 def handle_of(pipe: Any) -> int:
-    """The OS handle of an object with a fileno(), which is such a handle itself, or a descriptor of the C runtime.
+    """The handle of an object whose fileno() is either that handle or a descriptor of the C runtime.
 
-    Which of the two is decided by the object's type: pipes of asyncio and multiprocessing have handles; Python's files
-    have descriptors, and so has what only wraps one (codecs, tempfile, colorama). Of any other object the number must
-    leave no doubt, because an unrelated file may be behind it the other way round: handles are multiples of 4, and what
-    is no open descriptor is none.
+    The object's type decides which: the pipes of asyncio and multiprocessing have handles; Python's files have
+    descriptors, and so have wrappers of a file (codecs, tempfile, colorama). For any other object the number itself
+    must decide, beyond doubt, because read the wrong way it may name an unrelated file. A handle is a multiple of 4,
+    and a number that is not an open descriptor must be a handle.
 
     Raises:
-        ValueError: there is no pipe: a program without a console has None for its standard streams. Or it is closed.
-        TypeError: the object is unknown, and its number could be either.
+        ValueError: `pipe` is None, as the standard streams are in a program without a console; or it is closed.
+        TypeError: the object is of an unknown type, and its number could be either.
         OSError: the file object has no handle.
     """
     if pipe is None:
@@ -66,23 +66,23 @@ def handle_of(pipe: Any) -> int:
     if not is_file and number % _HANDLE_STEP == 0:
         raise TypeError(f"{pipe!r}: its fileno() {number} may be a handle or a descriptor; give the file behind it")
     if handle < 0:
-        # The C runtime's mark for a standard stream that was never connected (MSDN, _get_osfhandle).
+        # The C runtime marks a standard stream that was never connected so (MSDN, _get_osfhandle).
         raise os_error(Error.INVALID_HANDLE, "_get_osfhandle", f"descriptor {number}", "it is connected to nothing")
     return handle
 
 
 def handle_if_shared(pipe: Any) -> int | None:
-    """The handle behind a file object, which others may be reading; None of a pipe that asyncio has made for itself."""
+    """The handle behind a file object, which others may read too; None for a pipe that asyncio made for itself."""
     if _has_handle(pipe):
         return None
     try:
         return handle_of(pipe)
     except (AttributeError, OSError, ValueError, TypeError):
-        return None  # Whoever uses it will raise the same.
+        return None  # The first use of it will raise the same.
 
 
 def _has_handle(pipe: Any) -> bool:
-    # Looked up, not imported: of a module that nobody has imported there are no instances.
+    # Looked up, not imported: a module that nobody has imported has no instances.
     modules = sys.modules
     kinds = [getattr(modules[name], kind, ()) for name, kind in _WITH_HANDLES if name in modules]
     return isinstance(pipe, tuple(kinds))
@@ -91,11 +91,11 @@ def _has_handle(pipe: Any) -> bool:
 def is_overlapped(kernel: Kernel, handle: int) -> bool:
     """Whether the handle was opened for overlapped I/O (FileModeInformation has neither SYNCHRONOUS bit)."""
     if console_mode(kernel, handle) is not None:
-        return False  # QUIRK(wine): asked as below, a console does not answer (Wine 8), or with 0 (Wine 10).
+        return False  # QUIRK(wine): the query below fails for a console (Wine 8), or returns 0 (Wine 10).
     mode, iosb = DWORD(), IO_STATUS_BLOCK()
     where = (ctypes.addressof(iosb), ctypes.addressof(mode), ctypes.sizeof(mode))
     if kernel.NtQueryInformationFile(handle, *where, _FILE_MODE_INFORMATION):
-        return True  # It is no file: let the association say what is wrong.
+        return True  # It is not a file: associating it will say what is wrong.
     return not mode.value & (FileMode.SYNCHRONOUS_IO_ALERT | FileMode.SYNCHRONOUS_IO_NONALERT)
 
 
@@ -119,7 +119,7 @@ class OverlappedPipe(StreamHandle):
         super().__init__(handle, owner, Kind.PIPE)
 
     def receive_buffer(self, size: int) -> Any:
-        """As of an `OverlappedSocket`."""
+        """A buffer that is itself the received message once it is full: see `Arena.message_buffer`."""
         return self.proactor.arena.message_buffer(size)
 
     def receive_operation(self, deliver: Deliver, buffer: Any) -> FileReadOperation:
@@ -139,11 +139,12 @@ class OverlappedPipe(StreamHandle):
             _NULL,
             argument(POINTER_TO, operation.address),
         )
-        # SAFETY: one statement, without a call: no interrupt may come between what is kept and where the kernel writes.
+        # SAFETY: the kernel writes at the address, and `operation.buffer` keeps it alive. One statement without a call,
+        # so that no interrupt can set one and not the other.
         operation.buffer, operation.args = buffer, args
 
     def receive_outcome(self, operation: OverlappedEx, status: int, byte_count: int) -> Outcome:
-        """No bytes are an empty message. The end of the stream is an error: the writer's end is gone."""
+        """A receive of no bytes is an empty message. At the end, when the writer's end is gone, a receive fails."""
         code = winerror_of(operation, status)
         if code in (Error.SUCCESS, Error.MORE_DATA):
             return Outcome.DATA
@@ -160,7 +161,7 @@ class OverlappedPipe(StreamHandle):
     def set_send_vector(
         self, operation: FileWriteOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = LENGTH_MAX
     ) -> None:
-        """WriteFile knows no gathering, and on a message-mode pipe each write is one message: the first chunk only."""
+        """Sends the first chunk only: WriteFile cannot gather, and in message mode each write is one message."""
         data = chunks[0]
         args = (
             argument(HANDLE, self.handle),
@@ -169,12 +170,12 @@ class OverlappedPipe(StreamHandle):
             _NULL,
             argument(POINTER_TO, operation.address),
         )
-        operation.buffer, operation.args = data, args  # As for a receive.
+        operation.buffer, operation.args = data, args  # One statement, for the reason given in `set_receive_buffer`.
 
     def connect_operation(self, deliver: Deliver) -> PlainOperation:
-        """A ConnectNamedPipe: done when a client has opened this instance.
+        """A ConnectNamedPipe, which completes when a client has opened this instance.
 
-        A client that was there first is an immediate failure with PIPE_CONNECTED, which means success.
+        If a client was there first, the call fails at once with PIPE_CONNECTED, which means success.
         """
         operation = self.proactor.arena.operation(PlainOperation, IoType.PIPE_CONNECT)
         operation.endpoint = self
@@ -188,7 +189,7 @@ def open_overlapped(proactor: Proactor, handle: int, owner: Any = None) -> Overl
     """Associate a pipe's handle with the proactor's port.
 
     Raises:
-        OSError: with `winerror` 87 and a sentence, where the handle was not opened with FILE_FLAG_OVERLAPPED.
+        OSError: with `winerror` 87 and an explanation, if the handle was not opened with FILE_FLAG_OVERLAPPED.
     """
     if not is_overlapped(proactor.kernel, handle):
         raise os_error(
@@ -197,7 +198,7 @@ def open_overlapped(proactor: Proactor, handle: int, owner: Any = None) -> Overl
             f"pipe {handle}",
             "the pipe or file was not opened with FILE_FLAG_OVERLAPPED",
         )
-    # In message mode a read may end with a warning, and those do not go with skip mode (see `Proactor.submit`).
+    # In message mode a read may end with a warning, which excludes skip mode (see `OverlappedEx.warned`).
     skip = not reads_messages(proactor.kernel, handle)
     return proactor.register(OverlappedPipe(handle, owner), skip_port=skip)
 
@@ -210,12 +211,12 @@ def reads_messages(kernel: Kernel, handle: int) -> bool:
 
 
 def create_instance(kernel: Kernel, name: str, *, first: bool, message_mode: bool = False, remote: bool = False) -> int:
-    r"""A new server instance of a named pipe; the handle, ready to be registered.
+    r"""Make a server instance of a named pipe. Returns its handle, ready to be registered.
 
     Args:
         name: ``\\.\pipe\...``
-        kernel: where to make it.
-        first: fail with WinError 5 if the name exists already (FILE_FLAG_FIRST_PIPE_INSTANCE).
+        kernel: makes the call.
+        first: fail with WinError 5 if the name exists (FILE_FLAG_FIRST_PIPE_INSTANCE).
         message_mode: keep the boundaries between writes.
         remote: accept clients from other machines too.
     """
@@ -238,7 +239,7 @@ def create_instance(kernel: Kernel, name: str, *, first: bool, message_mode: boo
 
 
 def open_client(kernel: Kernel, name: str) -> int:
-    """Open a named pipe as a client; the handle.
+    """Open a named pipe as a client. Returns its handle.
 
     Raises FileNotFoundError, or OSError with `winerror` 231 while every instance is busy.
     """

@@ -1,30 +1,47 @@
-r"""Readiness: saying when a socket can be read or written, on the same port as everything else.
+r"""Readiness: telling when a socket can be read or written, through the same port as everything else.
 
-AFD, the driver under Windows sockets, answers an undocumented request, IOCTL_AFD_POLL: "complete this when one of
-these conditions holds for that socket". The request goes to a handle of the device `\Device\Afd`, which is ours and
-belongs to our port; the socket is only named in it. So the socket itself may belong to any port, or to none.
+AFD, the driver under Windows sockets, accepts an undocumented request, IOCTL_AFD_POLL: "complete this when one of
+these conditions holds for that socket". We make the request on a handle of the device `\Device\Afd`, which we opened
+and associated with our port; the request only names the socket. So the socket itself may belong to any port, or to
+none.
 
-A request is one-shot and looks at the conditions as they are when it is made. Asking again after each answer makes
-that level-triggered: what still holds is reported again.
+A request is one-shot: it completes once, for the conditions that hold when it is made or come later. We make it again
+after each answer, which gives level-triggered readiness: a condition that still holds is reported again.
 
 One request per socket
 ======================
-    IDLE      nobody asks, or the answer is being dealt with          (`polling` false)
-    POLLING   one request is in the kernel, for all that anyone wants (`polling` true)
+A `Registration` is one sink's interest in one socket. A `_Watch` has all registrations of a socket, and one operation:
 
-Never two at once, because an answer would then say nothing about the other (trio's warning). Reading and writing share
-the request. All changes of one turn of the loop are collected, and their net effect reaches the kernel before the next
-wait: a watcher that is removed and added again costs no call, a watcher that is told and stays costs one. A request is
-taken back, and made anew, only when somebody has joined who is not in it.
+    IDLE      `polling` is false: the kernel has no request
+    POLLING   `polling` is true: the kernel has one request, for the conditions of all registrations at its submit
+
+    state      event                                  what happens
+    ---------  -------------------------------------  ------------------------------------------------------------
+    IDLE       a wait begins, somebody is registered  the request is submitted: POLLING
+    IDLE       a wait begins, nobody is registered    the watch is dropped, but only at the second such wait: a sink
+                                                      often unregisters when it is called, and registers again in the
+                                                      next turn (`leaving`)
+    POLLING    a wait begins, and a registration is   the request is cancelled
+               not covered by the request, or none
+               is left
+    POLLING    the packet comes                       IDLE; the sinks whose conditions hold are called, but none after
+                                                      a cancel. If memory was missing, see `_shortages`
+
+There are never two requests at once, because the answer to one would say nothing about the other (trio's warning).
+`watch` and `unwatch` only note a change. The net effect of one turn of the loop reaches the kernel before the next
+wait: unregistering and registering again costs no call, and being called and staying costs one.
+
+The kernel owns `request` and `answer`, which are part of the operation, from the submit to the packet. One device
+handle serves up to GROUP_MAX watches; a dropped watch frees its place.
 
 Whom an answer is for
 =====================
-A registration is told of answers to requests that were made after it joined, and of no others: `covered`. The value of
-a closed socket's handle is used again at once, so an older answer may be about somebody else's socket.
+A registration is told the answers only of requests that were made after it joined: those that it is `covered` by. An
+older answer may be about another socket, because Windows uses the value of a closed socket's handle again at once.
 
-A socket that is closed while polled answers LOCAL_CLOSE, unless a duplicate keeps it open. Those who were covered are
-told that it is over and are dropped; nobody waits for ever. Those who joined since are polled for, on what the handle
-means now.
+A socket that is closed while it is polled answers LOCAL_CLOSE, unless a duplicate keeps it open. The registrations that
+the request covered are told so and are over; nobody waits for ever. For those that joined since, a new request is made,
+for the socket that the handle names by then.
 
 Sources: the request and its structures are as in wepoll, libuv, mio and trio; MSDN, SIO_BASE_HANDLE.
 """
@@ -44,22 +61,22 @@ from .._win32.layers import base_handle
 from .._win32.prototypes import argument
 from .._win32.types import AFD_POLL_INFO, HANDLE, IO_STATUS_BLOCK, OBJECT_ATTRIBUTES, POINTER_TO, ULONG, UNICODE_STRING
 
-# Requests per device handle: cancelling one searches all of its handle's. mio and wepoll take 32, trio 500; a handle
-# is cheap, so few.
+# Requests per device handle. Few, because cancelling one searches all requests of its handle, and a handle is cheap:
+# mio and wepoll take 32, trio 500.
 GROUP_MAX = 32
 _DEVICE = "\\Device\\Afd\\IocpLoop"
-_DEVICE_TEXT = ctypes.create_unicode_buffer(_DEVICE)  # Made once: its type is part of a cycle.
+_DEVICE_TEXT = ctypes.create_unicode_buffer(_DEVICE)  # Made once: its type is a reference cycle.
 _NULL = argument(POINTER_TO, 0)
 
-# sink(closed, reset): whether the socket was closed, so that nothing more will come; whether the peer has reset it.
+# sink(closed, reset): `closed` if the socket was closed, so that this is the last call; `reset` if the peer reset it.
 Sink = Callable[[bool, bool], None]
 
 
 class Interest(IntEnum):
-    """What a registration waits for, as the conditions that AFD is asked about.
+    """What a registration waits for, as conditions of AFD.
 
-    A reset concerns both sides. End of file concerns the reader only: a writer that waits for room would be told of it
-    again and again. Neither is reported to those who do not ask (measured), so both are asked for.
+    A reset concerns reading and writing. End of file concerns reading only: a writer that waits for room would be told
+    of it again and again. AFD reports neither unless the request names it (measured).
     """
 
     READ = AfdPoll.RECEIVE | AfdPoll.ACCEPT | AfdPoll.DISCONNECT | AfdPoll.ABORT
@@ -67,11 +84,11 @@ class Interest(IntEnum):
 
 
 class Registration:
-    """One sink's interest in one socket; what `watch` returns and `unwatch` takes.
+    """One sink's interest in one socket, from `watch` to `unwatch`.
 
     Attributes:
         active: it was not withdrawn, and the socket was not closed.
-        covered: the request that is out was made for it too.
+        covered: a request was submitted since it joined, so that the next answer is for it too.
     """
 
     __slots__ = ("active", "covered", "interest", "sink", "watch")
@@ -85,7 +102,7 @@ class Registration:
 
 
 class _Device:
-    """A handle of the AFD device, and how many sockets are polled through it."""
+    """A handle of the AFD device, and the sockets that are polled through it."""
 
     __slots__ = ("_close", "endpoint", "handle", "watches")
 
@@ -97,17 +114,17 @@ class _Device:
         self.watches: set[_Watch] = set()
 
     def close(self) -> None:
-        """Close the handle. Twice is once: its value may be somebody else's by then."""
+        """Close the handle. A second call does nothing, because the value may be another handle's by then."""
         handle, self.handle = self.handle, 0
         if handle:
             self._close(handle)
 
 
 class PollOperation(OverlappedEx):
-    """AFD poll of one socket: asked in `request`, answered in `answer`.
+    """An AFD poll of one socket; the kernel reads `request` and writes `answer`.
 
     Attributes:
-        watch: the socket, and who is interested.
+        watch: the socket and its registrations.
     """
 
     answers_status: ClassVar[bool] = True
@@ -118,17 +135,17 @@ class PollOperation(OverlappedEx):
 
     def let_go(self) -> None:
         super().let_go()
-        self.watch = None  # type: ignore[assignment]  # Breaks the cycle; nobody asks a released one.
+        self.watch = None  # type: ignore[assignment]  # Breaks the cycle; a released operation is not used again.
 
 
 class _Watch:
-    """One socket: who is interested, and the request that asks for all of them.
+    """One socket, its registrations, and the one request for all of them; see the module's header.
 
     Attributes:
-        base: what AFD calls the socket.
+        base: the socket under all layers, which is the one that AFD knows.
         asked: base and conditions as they stand in the request.
-        leaving: nobody has been interested for a turn.
-        polling: the request is in the kernel, or its answer was not looked at yet.
+        leaving: the last wait began without any registration; if the next one does too, the watch is dropped.
+        polling: the kernel has the request, or its answer was not read yet.
     """
 
     __slots__ = (
@@ -154,7 +171,7 @@ class _Watch:
 
 
 def of(proactor: Proactor) -> "Readiness":
-    """The readiness of a proactor's port; made when first asked for."""
+    """The `Readiness` of a proactor, made by the first call."""
     found = proactor.attached.get(Readiness)
     if found is None:
         found = proactor.attached[Readiness] = Readiness(proactor)
@@ -163,7 +180,7 @@ def of(proactor: Proactor) -> "Readiness":
 
 
 def refuse_owned(proactor: Proactor, handle: int) -> None:
-    """Raise RuntimeError if a transport or server on the port owns the handle: two would take each other's data."""
+    """Raise RuntimeError if a transport or server of the port owns the handle: two readers would split its data."""
     owned = proactor.owned_endpoint(handle)
     if owned is not None:
         raise RuntimeError(f"File descriptor {handle} is used by transport or server {owned!r}")
@@ -175,14 +192,14 @@ class Readiness:
     def __init__(self, proactor: Proactor) -> None:
         self._proactor = proactor
         self._watches: dict[int, _Watch] = {}
-        self._changed: dict[_Watch, None] = {}  # to be looked at before the next wait, in order
-        self._roomy: list[_Device] = []  # devices that can take one more
+        self._changed: dict[_Watch, None] = {}  # watches to look at before the next wait, in order
+        self._roomy: list[_Device] = []  # devices that can poll one more socket
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} watches={len(self._watches)}>"
 
     def close(self) -> None:
-        """The proactor is closed: nobody is told any more, and nothing is left to the collector."""
+        """Drop every watch: the proactor is closed, no sink is called again, and no cycle is left to the collector."""
         for watch in tuple(self._watches.values()):
             if not watch.operation.pending:
                 watch.operation.deliver = ignore
@@ -191,13 +208,13 @@ class Readiness:
         self._roomy.clear()
 
     def watch(self, handle: int, interest: Interest, sink: Sink, base: int | None = None) -> Registration:
-        """Tell `sink` whenever the socket is ready, until `unwatch`. The sink reports its own exceptions.
+        """Call `sink` whenever the socket is ready, until `unwatch`. The sink must report its own exceptions.
 
         Args:
-            handle: the socket's.
-            interest: what it should be ready for.
-            sink: called from the proactor's thread, again and again while the socket is ready.
-            base: what `base_handle` says of the handle, if that is known.
+            handle: the socket's handle.
+            interest: reading or writing.
+            sink: called on the proactor's thread, again and again while the socket is ready.
+            base: the result of `base_handle` for the handle, if it is known.
 
         Raises:
             OSError: the handle is not a socket; or the device could not be opened.
@@ -207,17 +224,17 @@ class Readiness:
         watch = self._watches.get(handle)
         if watch is None:
             watch = self._watches[handle] = self._new_watch(handle)
-        watch.base = base  # Of the last one to join: the handle's value may have changed its meaning before.
+        watch.base = base  # That of the last registration: the handle's value may have named another socket before.
         registration = Registration(watch, interest, sink)
         watch.registrations.append(registration)
         self._note_change(watch)
         return registration
 
     def unwatch(self, registration: Registration) -> None:
-        """Withdraw a registration: its sink is not called any more. Twice is once."""
+        """Withdraw a registration: its sink is not called again. A second call does nothing."""
         if registration.active:
             registration.active = False
-            registration.sink = _nobody  # Breaks the cycle with whoever keeps the registration.
+            registration.sink = _nobody  # Breaks the cycle with the object that keeps the registration.
             registration.watch.registrations.remove(registration)
             self._note_change(registration.watch)
 
@@ -241,7 +258,7 @@ class Readiness:
     def _open_group(self) -> _Device:
         device = _Device(self._proactor.kernel)
         try:
-            # Skipping is safe: the device is no socket, and no layer stands between it and us.
+            # Skip mode is safe: the device is not a socket, so no layered provider stands between it and us.
             endpoint = Endpoint(device.handle, device, Kind.DEVICE)
             device.endpoint = self._proactor.register(endpoint, skip_port=True)
         except BaseException:
@@ -250,31 +267,31 @@ class Readiness:
         return device
 
     def _note_change(self, watch: _Watch) -> None:
-        """Look at it before the next wait. Twice is once, so that whoever was interrupted may note it again."""
+        """Look at the watch before the next wait. May be repeated, for example after an interrupt."""
         if self._apply_changes not in self._proactor.before_wait:
             self._proactor.before_wait.append(self._apply_changes)
         self._changed[watch] = None
 
     def _apply_changes(self) -> None:
-        """Before a wait: let the kernel know the net effect of the turn."""
+        """Bring the net effect of the turn to the kernel; called before each wait with changes."""
         changed, self._changed = self._changed, {}
         try:
             for watch in tuple(changed):
                 self._apply_change(watch)
                 del changed[watch]
         except BaseException:
-            # An interrupt: what it kept from being done is still to be done, by the same call.
+            # An interrupt: the rest is still to be done, by the next call.
             self._changed = changed | self._changed
             raise
-        if self._changed:  # By what was done; this call is taken off the list when it returns.
+        if self._changed:  # The loop above noted more; and the proactor removes the entry of this call.
             self._proactor.before_wait.append(self._apply_changes)
 
     def _apply_change(self, watch: _Watch) -> None:
-        """Do what is still to be done for it; it may have been begun before an interrupt."""
+        """Take the next step for a watch. After an interrupt it may be taken twice."""
         if watch.polling:
             if not watch.registrations or not all(each.covered for each in watch.registrations):
-                # Its packet comes back to _on_polled, and the change is noted again. If it was on its way already,
-                # so much the better.
+                # Its packet arrives at `_on_polled`, which notes the change again, whether the cancel was in time or
+                # not.
                 self._proactor.cancel(watch.operation)
         elif watch.registrations:
             watch.leaving = False
@@ -282,7 +299,7 @@ class Readiness:
         elif watch.leaving:
             self._drop(watch)
         else:
-            # Who has just been told often leaves, deals with it, and is back in the next turn.
+            # A sink often unregisters when it is called, and registers again in the next turn.
             watch.leaving = True
             self._note_change(watch)
 
@@ -309,7 +326,7 @@ class Readiness:
             self._roomy.append(device)
 
     def awaits(self, operation: OverlappedEx) -> bool:
-        """Whether an interrupt has left its answer unread, so that it must be delivered again."""
+        """Whether an interrupt left the answer unread, so that it must be delivered again."""
         assert isinstance(operation, PollOperation)
         return operation.watch.polling and not self._proactor.holds(operation)
 
@@ -319,16 +336,17 @@ class Readiness:
         if status and self._proactor.shortages.begin_again(operation, status):
             return
         self._note_change(watch)
-        watch.polling = False  # From here on it is asked again, whatever becomes of this answer.
+        watch.polling = False  # From here on the request will be made again, even if an interrupt loses this answer.
         if status == Status.CANCELLED or (status and winerror_from_status(status, is_socket=True) == WsaError.NOBUFS):
-            # More is asked for; or the system was short of memory, which says nothing about the socket. Asked again.
+            # The registrations changed; or the system was short of memory, which says nothing about the socket. Before
+            # the next wait the request is made again.
             return
         answer = operation.answer
-        # A refused request names a handle that is no socket any more: as good as closed.
+        # A failed request named a handle that is not a socket any more, so the socket counts as closed.
         conditions = AfdPoll.LOCAL_CLOSE if is_failure(status) else answer.NumberOfHandles and answer.Handles[0].Events
         closed, reset = bool(conditions & AfdPoll.LOCAL_CLOSE), bool(conditions & AfdPoll.ABORT)
         for registration in tuple(watch.registrations):
-            # One sink may withdraw another.
+            # Checked for each, because one sink may withdraw another's registration.
             if registration.active and registration.covered and (closed or conditions & registration.interest):
                 sink = registration.sink
                 if closed:
@@ -339,12 +357,12 @@ class Readiness:
 
 
 def _nobody(_closed: bool, _reset: bool) -> None:
-    """The sink of a registration that is over."""
+    """Do nothing: the sink of a registration that is over."""
 
 
 def _poll_arguments(operation: PollOperation, device: int) -> tuple[Any, ...]:
-    # The packet brings back ApcContext, so that is the operation's address; an OVERLAPPED begins with an
-    # IO_STATUS_BLOCK, so that is the same.
+    # The packet carries ApcContext, so that must be the operation's address. It is also the address of the
+    # IO_STATUS_BLOCK, because an OVERLAPPED begins with one.
     address = argument(POINTER_TO, operation.address)
     size = argument(ULONG, ctypes.sizeof(AFD_POLL_INFO))
     return (

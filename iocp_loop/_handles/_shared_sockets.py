@@ -1,15 +1,15 @@
-"""Sockets that belong to another port, loop or process: what `_sockets` does, by readiness.
+"""Shared sockets, which belong to another port, loop or process: the operations of `_sockets`, by readiness.
 
-A handle is associated with one port for life, and so are its duplicates, in whatever process (MSDN,
-CreateIoCompletionPort). No overlapped operation on it can ever report to ours. But it can be polled through ours, and
-once it is ready the ordinary call of the socket does not wait. So an operation here stands in a queue of its endpoint,
-one for each direction, until the socket is ready; then it is performed, and settled like any other. The layers above
-see no difference but in speed, one poll more per operation.
+A handle and its duplicates in any process belong to one port for life (MSDN, CreateIoCompletionPort). No overlapped
+operation on such a handle can ever report to ours. But we can poll it through our port, and once it is ready, the
+socket's ordinary call does not wait. So an operation stands in a queue of its endpoint, one for each direction, until
+the socket is ready; then we perform it, and settle it like any other. The layers above see no difference except in
+speed: one poll more per operation.
 
-Whoever shares the socket may be quicker: then the call would block after all, and the operation stays in its queue.
+Another owner of the socket may read or write first. Then the call would block, and the operation stays in its queue.
 
-The operations are in the proactor's pending table like all others, but the kernel never sees them: it owns the poll,
-and writes into buffers only during the call.
+The operations are in the proactor's pending table like all others, but the kernel never sees them. It owns only the
+poll, and writes into buffers only during the call.
 """
 
 import contextlib
@@ -32,21 +32,23 @@ from . import _readiness
 from ._readiness import Interest, Registration
 from ._sockets import SocketHandle
 
-# How accept() says that a client was gone before it was accepted (MSDN, accept, WSAECONNRESET).
+# The errors of accept() for a client that was gone before it was accepted (MSDN, accept, WSAECONNRESET).
 # QUIRK(wine): it says "not connected".
 _CLIENT_GONE = frozenset({WsaError.CONNRESET, WsaError.CONNABORTED, WsaError.NOTCONN})
 
 
 class PerformedOperation(OverlappedEx):
-    """An operation that waits for its socket to be ready and is then performed by a call that does not wait.
+    """An operation that waits until its socket is ready, and is then performed by a call that does not wait.
 
-    The kernel never sees it: `pending` means that we have not done it yet. It travels like the others all the same.
+    The kernel never sees it: `pending` means that we have not performed it yet. Otherwise it is like all others.
 
     Attributes:
-        perform: does it, or raises BlockingIOError to be called again when the socket is ready; the byte count.
-        target: whom to send to or connect to; or whom it came from.
-        progress: of a send, the bytes already gone.
-        arriving: of an accept, where its connection is put; None while there is no place.
+        perform: makes the call and returns the byte count; raises BlockingIOError to be called again when the socket
+            is ready.
+        target: the address to send or connect to, or the sender's. For a send on a stream, see `set_send_vector`; for
+            an accept, the arrival that was filled.
+        progress: for a send, the bytes already sent; for a connect, 1 once it is under way.
+        arriving: for an accept, the place for the new connection; None while there is none.
     """
 
     answers_status: ClassVar[bool] = True
@@ -69,7 +71,7 @@ class PerformedOperation(OverlappedEx):
 
 
 class _Arrival:
-    """The place of a connection that has not come yet, where AcceptEx has a socket made in advance."""
+    """The place for a connection that has not come yet, as the socket made in advance is for AcceptEx."""
 
     __slots__ = ("conn", "peer")
 
@@ -83,15 +85,12 @@ class _Arrival:
 
 
 class SharedSocket(SocketHandle):
-    """A socket of another port, served through readiness.
-
-    It does not keep the socket object alive: its owner does, and so does each operation.
-    """
+    """A socket of another port, served through readiness. It does not keep the socket object alive: its owner does."""
 
     __slots__ = ("_reading", "_sock", "_writing")
 
     tells_without_memory = False
-    # TransmitFile is overlapped or waits; files are read and sent instead.
+    # TransmitFile is either overlapped or blocks, so the layers above read a file and send its bytes.
     transmits = False
 
     def __init__(self, proactor: Proactor, sock: socket.socket, owner: Any = None) -> None:
@@ -102,7 +101,7 @@ class SharedSocket(SocketHandle):
         self._writing = _Queue(proactor, self.handle, base, Interest.WRITE)
 
     def sock(self, io_type: IoType) -> socket.socket:
-        """The socket object. Raises OSError, as of that operation, where it is gone."""
+        """The socket object. Raises OSError, naming that operation, if it is gone."""
         sock = self._sock()
         if sock is None:
             raise os_error(WsaError.NOTSOCK, io_type.name, self.subject)
@@ -126,7 +125,7 @@ class SharedSocket(SocketHandle):
     # -- streams -----------------------------------------------------------------------------------------------
 
     def receive_buffer(self, size: int) -> Any:
-        """An array, because it is Python that fills it."""
+        """An array, because Python fills it."""
         return self.proactor.arena.buffer(size)
 
     def receive_operation(self, deliver: Deliver, buffer: Any) -> PerformedOperation:
@@ -138,7 +137,7 @@ class SharedSocket(SocketHandle):
         operation.buffer = buffer
 
     def send_operation(self, deliver: Deliver) -> PerformedOperation:
-        """It is over when all is sent, or the stream is broken."""
+        """A send that is over when all bytes are sent, or the stream is broken."""
         return self._operation(IoType.WRITE, deliver, _send, self._writing.join)
 
     def set_send_vector(
@@ -154,30 +153,30 @@ class SharedSocket(SocketHandle):
         return self._operation(IoType.ACCEPT, deliver, _accept, self._reading.join)
 
     def prepare_accept(self, operation: PerformedOperation) -> None:
-        """No socket is made in advance."""
+        """Make an empty place: accept() itself makes the socket."""
         operation.arriving = _Arrival()
 
     def accepted_addresses(self, operation: PerformedOperation) -> tuple[bytes, bytes]:
         arrival = operation.target
         family, local = arrival.conn.family, b""
-        with contextlib.suppress(OSError):  # Gone again: registering it will tell.
+        with contextlib.suppress(OSError):  # The client is gone again: registering the socket will fail and say so.
             local = sockaddr.encode(family, arrival.conn.getsockname())
         return local, sockaddr.encode(family, arrival.peer)
 
     def finish_accept(self, arriving: Any, listener: socket.socket) -> socket.socket:
-        """accept() has done it already."""
+        """Return the socket, which accept() completed."""
         arrival: _Arrival = arriving
         assert arrival.conn is not None
         return arrival.conn
 
     def connect_operation(self, deliver: Deliver, sock: socket.socket, address: Any) -> PerformedOperation:
-        sockaddr.encode(sock.family, address)  # Raises for what is no address.
+        sockaddr.encode(sock.family, address)  # Raises if it is not an address.
         operation = self._operation(IoType.CONNECT, deliver, _connect, self._writing.perform_or_join)
         operation.target = address
         return operation
 
     def finish_connect(self, sock: socket.socket) -> None:
-        """connect() has done it already."""
+        """Do nothing: connect() completed the socket."""
 
     def transmit_operation(
         self, deliver: Deliver, sock: socket.socket, file: Any, offset: int, count: int
@@ -220,10 +219,10 @@ class _Queue:
         self._waiting: deque[PerformedOperation] = deque()
 
     def join(self, address: int) -> int:
-        """`start` of an operation whose socket is probably not ready."""
+        """The `start` of an operation whose socket is probably not ready."""
         operation: Any = self._proactor.pending[address]
         operation.stop = functools.partial(self._give_up, operation.address)
-        if operation not in self._waiting:  # It is, where an interrupt has ended the first call: see `in_kernel`.
+        if operation not in self._waiting:  # It may be: after an interrupt, `start` is called again (see `in_kernel`).
             self._waiting.append(operation)
         if self._registration is None:
             readiness = _readiness.of(self._proactor)
@@ -236,7 +235,7 @@ class _Queue:
         return Status.PENDING
 
     def perform_or_join(self, address: int) -> int:
-        """`start` of an operation that begins with a call of its own."""
+        """The `start` of an operation whose call must be made before it waits."""
         operation: Any = self._proactor.pending[address]
         return Status.PENDING if self._perform(operation) else self.join(address)
 
@@ -249,26 +248,26 @@ class _Queue:
         self._leave_if_empty()
 
     def _perform(self, operation: PerformedOperation, closed: bool = False, reset: bool = False) -> bool:
-        """True if the operation is over."""
+        """Try the operation. True if it is over."""
         status = byte_count = 0
         try:
             byte_count = operation.perform(operation)
             if reset and operation.io_type is IoType.READ and not byte_count:
-                # QUIRK(wine): Wine 8 lets recv() call a reset the end of the stream; AFD knows better.
+                # QUIRK(wine): after a reset, recv() in Wine 8 returns the end of the stream; AFD reports the reset.
                 status = Status.CONNECTION_RESET
         except (BlockingIOError, InterruptedError):
             if not closed:
-                return False  # Somebody else was quicker, or there was room for a part only.
+                return False  # Another owner was quicker, or there was room for only a part.
             status = status_from_winerror(WsaError.NOTSOCK)
         except MemoryError:
-            status = Status.NO_MEMORY  # As the kernel itself would say it.
+            status = Status.NO_MEMORY  # The status with which the kernel itself reports a lack of memory.
         except OSError as exc:
             status = status_from_winerror(getattr(exc, "winerror", None) or 0)
         self._proactor.complete(operation, status, byte_count)
         return True
 
     def _give_up(self, address: int) -> None:
-        """`stop` of an operation: nobody but us has it."""
+        """The `stop` of an operation: settle it, since the kernel does not have it."""
         operation: Any = self._proactor.pending[address]
         self._waiting.remove(operation)
         self._leave_if_empty()
@@ -285,14 +284,14 @@ def open_shared(proactor: Proactor, sock: socket.socket, owner: Any = None) -> S
 
     Raises:
         RuntimeError: a transport or server of this very port owns the socket.
-        ValueError: the socket is blocking; whoever shares it could make us wait.
-        OSError: not a socket.
+        ValueError: the socket is blocking, so that another owner could make us wait.
+        OSError: it is not a socket.
     """
     _readiness.refuse_owned(proactor, sock.fileno())
     if sock.gettimeout() != 0:
         raise ValueError(f"the socket must be non-blocking: socket {sock.fileno()} belongs to another port")
     handle = SharedSocket(proactor, sock, owner)
-    proactor.enrol(handle)
+    proactor.add_endpoint(handle)
     return handle
 
 
@@ -328,13 +327,13 @@ def _accept(operation: PerformedOperation) -> int:
         try:
             conn, arrival.peer = _socket_of(operation).accept()
             if arrival.peer is None:
-                conn.close()  # QUIRK(wine): so Wine 10 says that the client was gone.
+                conn.close()  # QUIRK(wine): Wine 10 returns no address if the client was gone.
             else:
                 arrival.conn = conn
         except OSError as exc:
             if getattr(exc, "winerror", None) not in _CLIENT_GONE:
                 raise
-            # The next one, please.
+            # That client is gone: try the next one.
     arrival.conn.setblocking(False)
     return 0
 
@@ -344,7 +343,7 @@ def _connect(operation: PerformedOperation) -> int:
     if operation.progress:
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     else:
-        operation.progress = 1  # From here on it is under way, and readiness says how it ended.
+        operation.progress = 1  # It is under way; when the socket is ready, SO_ERROR has the result.
         code = sock.connect_ex(operation.target)
     if code == WsaError.WOULDBLOCK:
         raise BlockingIOError

@@ -1,4 +1,4 @@
-"""Sockets that report to our port: what to submit, and how to read the result."""
+"""Sockets that are associated with our port: how to make their operations, and how to read the results."""
 
 import ctypes
 import socket
@@ -34,14 +34,14 @@ _NULL = argument(POINTER_TO, 0)
 _ZERO = argument(DWORD, 0)
 _ONE = argument(DWORD, 1)
 _ADDRESS_SIZE = argument(DWORD, ACCEPT_ADDRESS_SIZE)
-# Kept: an array type that is made anew for each call is garbage that only the cycle collector finds.
+# Made once: an array type made for each call would be garbage that only the cycle collector frees.
 _TwoAddresses, _TwoSizes = ctypes.c_size_t * 2, INT * 2
 
 
 class SocketHandle(StreamHandle, DatagramHandle, ListenerHandle):
-    """A socket, of whatever type: who uses it knows what it is.
+    """A socket of any type; its user must know which operations fit that type.
 
-    The socket object is its owner's; where a method needs it, it is given.
+    It does not hold the socket object. A method that needs it has it as an argument.
     """
 
     __slots__ = ()
@@ -49,30 +49,30 @@ class SocketHandle(StreamHandle, DatagramHandle, ListenerHandle):
     speaks_winsock = True
     sends_at_once = True
     half_closes = True
-    # Whether `transmit_operation` is to be had.
+    # Whether there is a `transmit_operation`.
     transmits: bool
 
     def receive_outcome(self, operation: OverlappedEx, status: int, byte_count: int) -> Outcome:
-        """No bytes are the end of the stream."""
+        """A receive that brings no bytes is the end of the stream."""
         return Outcome.FAILED if status else Outcome.END
 
     @abstractmethod
     def connect_operation(self, deliver: Deliver, sock: socket.socket, address: Any) -> OverlappedEx:
-        """A connect of a bound socket to a resolved address. Raises as `sockaddr.encode`."""
+        """A connect of a bound socket to a resolved address. Raises what `sockaddr.encode` raises for a wrong one."""
 
     @abstractmethod
     def finish_connect(self, sock: socket.socket) -> None:
-        """Make a connected socket a full one: getpeername and shutdown work."""
+        """Complete a connected socket, so that getpeername and shutdown work."""
 
     @abstractmethod
     def transmit_operation(
         self, deliver: Deliver, sock: socket.socket, file: Any, offset: int, count: int
     ) -> OverlappedEx:
-        """A send of `count` bytes of a file from `offset`. Raises OSError where there is no such call."""
+        """A send of `count` bytes of a file from `offset`. Raises OSError if the socket cannot send files."""
 
 
 class OverlappedSocket(SocketHandle):
-    """A socket whose operations are the kernel's, and report to our port."""
+    """A socket of our port, with the kernel's overlapped operations."""
 
     __slots__ = ()
 
@@ -85,7 +85,7 @@ class OverlappedSocket(SocketHandle):
     # -- streams -----------------------------------------------------------------------------------------------
 
     def receive_buffer(self, size: int) -> Any:
-        """Once full, it may be handed on as the message itself: see `Arena.message_buffer`."""
+        """A buffer that is itself the received message once it is full: see `Arena.message_buffer`."""
         return self.proactor.arena.message_buffer(size)
 
     def receive_operation(self, deliver: Deliver, buffer: Any) -> ReadOperation:
@@ -109,11 +109,12 @@ class OverlappedSocket(SocketHandle):
     def set_receive_buffer(self, operation: ReadOperation | ReadFromOperation, buffer: Any) -> None:
         wsabuf, address = operation.wsabuf, address_of(buffer)
         length = min(len(buffer), LENGTH_MAX)
-        # SAFETY: one statement, without a call: no interrupt may come between what is kept and where the kernel writes.
+        # SAFETY: the kernel writes at the address, and `operation.buffer` keeps it alive. One statement without a call,
+        # so that no interrupt can set one and not the other.
         operation.buffer, wsabuf.buf, wsabuf.len = buffer, address, length
 
     def send_operation(self, deliver: Deliver) -> WriteOperation:
-        """A WSASend. Its result is all of what it was given, or the stream is broken."""
+        """A WSASend. It sends all bytes, or the stream is broken."""
         operation = self.proactor.arena.operation(WriteOperation, IoType.WRITE)
         operation.endpoint = self
         operation.deliver = deliver
@@ -149,8 +150,8 @@ class OverlappedSocket(SocketHandle):
     def accept_operation(self, deliver: Deliver, listener: socket.socket) -> AcceptOperation:
         """An AcceptEx.
 
-        No first bytes are waited for (`dwReceiveDataLength` 0): a client that connects and says nothing would hold the
-        accept open (MSDN, AcceptEx).
+        It does not wait for first bytes (`dwReceiveDataLength` 0): a client that connects and sends nothing would keep
+        the accept pending (MSDN, AcceptEx).
         """
         operation = self.proactor.arena.operation(AcceptOperation, IoType.ACCEPT)
         operation.endpoint = self
@@ -172,17 +173,17 @@ class OverlappedSocket(SocketHandle):
             _NULL,
             argument(POINTER_TO, operation.address),
         )
-        # SAFETY: one statement, as for a receive.
+        # SAFETY: one statement without a call, so that the socket in the arguments is always the one that is kept.
         operation.arriving, operation.args = conn, args
 
     def prepare_accept(self, operation: AcceptOperation) -> None:
-        """A new socket, not blocking."""
+        """Make the next connection's socket, non-blocking."""
         conn = socket.socket(*operation.provider)
         conn.setblocking(False)
         self.set_accepting_socket(operation, conn)
 
     def accepted_addresses(self, operation: AcceptOperation) -> tuple[bytes, bytes]:
-        """As AcceptEx has brought them; no kernel call."""
+        """Read what AcceptEx wrote; no kernel call."""
         where, sizes = _TwoAddresses(), _TwoSizes()
         base, lengths = ctypes.addressof(where), ctypes.addressof(sizes)
         step = ctypes.sizeof(ctypes.c_size_t)
@@ -193,7 +194,7 @@ class OverlappedSocket(SocketHandle):
         return ctypes.string_at(where[0], sizes[0]), ctypes.string_at(where[1], sizes[1])
 
     def finish_accept(self, arriving: Any, listener: socket.socket) -> socket.socket:
-        """It inherits the listener's options, and getpeername works."""
+        """Let the socket inherit the listener's options; then getpeername works too."""
         conn: socket.socket = arriving
         conn.setsockopt(socket.SOL_SOCKET, SocketOption.UPDATE_ACCEPT_CONTEXT, struct.pack("P", listener.fileno()))
         return conn
@@ -223,7 +224,7 @@ class OverlappedSocket(SocketHandle):
     def transmit_operation(
         self, deliver: Deliver, sock: socket.socket, file: Any, offset: int, count: int
     ) -> TransmitOperation:
-        """A TransmitFile; at most 2,147,483,646 bytes at a time (MSDN, TransmitFile)."""
+        """A TransmitFile of at most 2,147,483,646 bytes (MSDN, TransmitFile)."""
         from msvcrt import get_osfhandle
 
         operation = self.proactor.arena.operation(TransmitOperation, IoType.TRANSMIT_FILE)
@@ -267,14 +268,14 @@ class OverlappedSocket(SocketHandle):
         return operation
 
     def sender_of(self, operation: ReadFromOperation) -> Any:
-        """And room for the next one's."""
+        """Decode the address, and make room for the next one."""
         start = operation.address + ReadFromOperation.sender.offset
         raw = ctypes.string_at(start, operation.address_length)
         operation.address_length = sockaddr.SOCKADDR_MAX
         return sockaddr.decode(raw)
 
     def set_sender(self, operation: ReadFromOperation, sender: Any) -> None:
-        if sender is None:  # As of a connected socket's peer, whom the kernel need not name.
+        if sender is None:  # The socket is connected, and the kernel need not name the peer.
             operation.address_length = 0
             return
         family = socket.AF_INET if len(sender) == 2 else socket.AF_INET6
@@ -307,7 +308,7 @@ class OverlappedSocket(SocketHandle):
 
 
 def closed_error(conn: Any) -> OSError:
-    """The exception for I/O on a socket or pipe object that was closed already."""
+    """The exception for I/O on a closed socket or pipe object."""
     return os_error(WsaError.NOTSOCK, "CreateIoCompletionPort", f"closed {type(conn).__name__}")
 
 
@@ -318,12 +319,12 @@ def is_this_machine(address: Any) -> bool:
 
 
 def bind_to_any(sock: socket.socket) -> None:
-    """Give an unbound socket a local address; ConnectEx and WSARecvFrom refuse one without (MSDN, ConnectEx)."""
+    """Give a socket a local address if it has none; ConnectEx and WSARecvFrom need one (MSDN, ConnectEx)."""
     any_address = "::" if sock.family == socket.AF_INET6 else "0.0.0.0"
     try:
         sock.bind((any_address, 0))
     except OSError as exc:
-        if getattr(exc, "winerror", None) != WsaError.INVAL:  # It has one already, which is what we wanted.
+        if getattr(exc, "winerror", None) != WsaError.INVAL:  # INVAL: it already has one, which is what we wanted.
             raise
 
 

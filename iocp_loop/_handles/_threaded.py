@@ -1,18 +1,19 @@
 """Handles that were not opened for overlapped I/O: anonymous pipes, redirected files, consoles, NUL.
 
-No port takes such a handle, and every call on it blocks. So each has a thread that blocks in our stead, started when
-it is first used. To the layers above it looks like the others: an operation is submitted, is pending, and ends with one
-packet, which the thread posts, with the operation's address; the WinError waits in the operation's record until then.
+Such a handle cannot be associated with a port, and every call on it blocks. So each handle has a thread that blocks in
+our stead; it starts when the handle is first used. To the layers above, the handle looks like any other: an operation
+is submitted, is pending, and ends with one packet. The thread posts that packet, with the operation's address; the
+WinError is in the operation's `call`.
 
-Cancelling is CancelSynchronousIo on the thread. That does nothing while the thread is still on its way into its call,
-so it is repeated until the thread acknowledges, by a thread of its own that lives no longer than that. It is done only
-while the call to be cancelled is the current one, under the lock that the thread takes to end it: no later call can
-be hit.
+To cancel a call, we apply CancelSynchronousIo to its thread. That does nothing while the thread is still on its way
+into the call, so a second thread repeats it until the first acknowledges, and then ends. It does so only while the call
+to be cancelled is the current one, and holds the lock that the first thread needs to end a call, so that no later call
+can be hit.
 
-Some calls cannot be interrupted at all. After CANCEL_TIMEOUT_S the operation is answered without them: the thread is
-abandoned in its call, the handle stays open (closing it would block as well), and the memory that the kernel may write
-is the thread's own and is kept for the life of the process. That is reported through `Proactor.stray`. What such a
-call reads after all is lost. Known: QUIRK(wine) a pipe of Unix as standard stream.
+Some calls cannot be interrupted at all. After CANCEL_TIMEOUT_S the operation is answered without them. The thread is
+abandoned in its call, and the handle stays open, because closing it would block as well. The memory that the kernel may
+write is the thread's own and is kept for the life of the process. `Proactor.stray` reports this. Bytes that such a
+call reads later are lost. Known: QUIRK(wine) a Unix pipe as standard stream.
 
 A synchronous handle does one thing at a time, so it is used in one direction only: reading and writing on the same
 handle would block each other (MSDN, Synchronous and Asynchronous I/O).
@@ -39,52 +40,52 @@ from ._base import Outcome, StreamHandle, winerror_of
 from ._blocking import BlockingHandle, open_blocking
 from ._pipes import END_OF_PIPE
 
-# How long a call is asked to end before it is given up. Less than `Proactor.close` waits, so that closing a loop
-# always finds an answer; a call that can be interrupted needs a millisecond.
+# How long we try to interrupt a call before we give it up. Less than `Proactor.close` waits, so that every operation is
+# answered when a loop closes; a call that can be interrupted needs a millisecond.
 CANCEL_TIMEOUT_S = 2.0
 # Pauses between two attempts; the thread's acknowledgement ends a pause at once.
 RETRY_FIRST_S, RETRY_MAX_S = 0.001, 0.05
 # How long a closing loop lets writes go on; see `flush`.
 FLUSH_TIMEOUT_S = 1.0
-# The most that one WriteFile is given: between two of them, a cancel is noticed.
+# The most bytes that one WriteFile writes: between two of them the thread notices a cancel.
 PIECE_MAX = 64 * 1024
-# The most that one operation writes: with each packet the queue shrinks, and writers that wait may go on.
+# The most bytes that one operation writes: with each packet the queue shrinks, and waiting writers may go on.
 OPERATION_MAX = 1024 * 1024
 
 
 class _Call:
-    """One submitted operation, as its thread sees it; the operation's `call`.
+    """The thread's side of one submitted operation, which has it as `call`.
 
-    It holds what it needs of the operation and not the operation, which belongs to the pending table.
+    It refers to the operation's buffers but not to the operation, which belongs to the pending table.
     """
 
     __slots__ = ("_gate", "address", "cancelled", "code", "queued")
 
     def __init__(self, address: int) -> None:
         self.address = address
-        self.queued = False  # its thread has it, or will find it
+        self.queued = False  # it was put into the worker's queue
         self.cancelled = False
         self.code = 0
-        # A bare lock: `cancel` may be called by the collector, on the very thread that waits.
+        # A plain lock, because the collector may call `cancel` on the very thread that waits.
         self._gate = threading.Lock()
         self._gate.acquire()
 
     def cancel(self) -> None:
-        """Let it end: what it waits for is not wanted any more. Twice is once."""
+        """Tell the thread that the result is not wanted. A second call does nothing."""
         self.cancelled = True
         if self._gate.locked():
             self._gate.release()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, or until the call is cancelled: True then. On the call's own thread."""
+        """Sleep, at most until the call is cancelled; True if it was. On the call's own thread."""
         return self.cancelled or self._gate.acquire(timeout=seconds)
 
     def perform(self, handle: BlockingHandle) -> int:
-        """Block; the WinError. May go on after the operation is gone."""
+        """Make the blocking call and return the WinError. May go on after the operation is gone."""
         raise NotImplementedError
 
     def finish(self) -> int:
-        """The byte count. Called while the operation is pending."""
+        """Hand over the result and return the byte count. Called while the operation is pending."""
         raise NotImplementedError
 
 
@@ -138,10 +139,10 @@ class _WriteCall(_Call):
 
 
 class CallOperation(ThreadOperation):
-    """A call that blocks a thread.
+    """A read or write by a call that blocks a thread.
 
     Attributes:
-        call: what the thread does, from the submit to its packet; else None.
+        call: the thread's side, from the submit to the delivery; None otherwise.
     """
 
     __slots__ = ("call",)
@@ -169,8 +170,8 @@ class Worker:
         self._handle = handle
         self._pipe = pipe
         self._name = name
-        # Guards what follows. Reentrant: the collector may run a dropped loop's __del__, and by it `stop`, while this
-        # very thread is inside.
+        # Guards the attributes below. Reentrant, because the collector may run a dropped loop's __del__, which calls
+        # `stop`, on a thread that holds it.
         self._changed = threading.Condition(threading.RLock())
         self._calls: deque[_Call] = deque()
         self._current: _Call | None = None
@@ -184,14 +185,14 @@ class Worker:
     # -- what operations call ----------------------------------------------------------------------------------
 
     def start_read(self, address: int) -> int:
-        """`start` of a receive."""
+        """The `start` of a receive."""
         operation = self._operation_at(address)
         if operation.call is None:
             operation.call = _ReadCall(address, operation.buffer)
         return self._start(operation.call)
 
     def start_write(self, address: int, skip: int) -> int:
-        """`start` of a send."""
+        """The `start` of a send."""
         operation = self._operation_at(address)
         if operation.call is None:
             operation.call = _WriteCall(address, operation.buffer, skip)
@@ -209,7 +210,7 @@ class Worker:
                 return status_from_winerror(code)
         with self._changed:
             if self._ended:
-                # Its thread never comes back from an earlier call.
+                # The thread never returns from an earlier call.
                 return status_from_winerror(Error.OPERATION_ABORTED)
             if not call.queued and call not in self._calls:
                 self._calls.append(call)
@@ -222,7 +223,7 @@ class Worker:
         try:
             thread.start()
         except RuntimeError:
-            # "can't start new thread": memory, or an interpreter that is shutting down.
+            # "can't start new thread": no memory, or the interpreter is shutting down.
             return Error.MAX_THRDS_REACHED
         self._thread_handle = self._kernel.OpenThread(ThreadAccess.TERMINATE, 0, thread.native_id or 0)
         if self._thread_handle:
@@ -234,13 +235,13 @@ class Worker:
         return code
 
     def stop(self, address: int) -> None:
-        """`stop` of an operation: ask for the end of its call. Over now, or answered by its packet in bounded time."""
+        """The `stop` of an operation: end its call. It is over at once, or its packet comes in bounded time."""
         operation = self._operation_at(address)
         call = operation.call
         assert call is not None
         call.cancel()
         if sys.is_finalizing():
-            # The thread runs no more, perhaps with the lock in its hands.
+            # The thread will not run again, and may hold the lock.
             self._abandon(operation, call)
             return
         with self._changed:
@@ -249,15 +250,15 @@ class Worker:
                     self._interrupt(call)
                 return
             if call not in self._calls:
-                # The thread has finished it; its packet is there, or will be in a moment.
+                # The thread has finished it; its packet is in the port, or about to be.
                 return
             self._calls.remove(call)
-        # The thread has not seen it and never will.
+        # The thread has not seen the call, and never will.
         call.code = Error.OPERATION_ABORTED
         self._proactor.complete(operation, Status.SUCCESS, 0)
 
     def _start_interrupting(self, call: _Call) -> bool:
-        """False: no thread is to be had, so that the caller must interrupt it by itself, which is bounded too."""
+        """Start the interrupting thread. False if none can be had: then the caller must interrupt, in bounded time."""
         name = f"iocp_loop: interrupting {self._name}"
         try:
             threading.Thread(target=self._interrupt, args=(call,), name=name, daemon=True).start()
@@ -266,8 +267,8 @@ class Worker:
         return True
 
     def _abandon(self, operation: OverlappedEx, call: _Call) -> None:
-        # SAFETY: the kernel may still write into the memory of `self._handle`: kept for ever, as the handle is. The
-        # operation's own memory it never knew.
+        # SAFETY: the kernel may still write into the memory of `self._handle`, so it is kept for ever with this object.
+        # The kernel never knew the operation's own memory.
         ABANDONED.append(self)
         self._abandoned = self._ended = True
         call.code = Error.OPERATION_ABORTED
@@ -276,7 +277,7 @@ class Worker:
     def close(self) -> None:
         """End the thread and close the handle. Called when nothing is outstanding."""
         if sys.is_finalizing():
-            return  # Nobody can be told, and closing could block on a call of the thread's; the process is at its end.
+            return  # Closing could block on a call of the thread's, and the process ends anyway.
         self._end_thread()
         if self._abandoned:
             message = (
@@ -288,8 +289,8 @@ class Worker:
             try:
                 self._pipe.close()
             except OSError:
-                # A file object that could not write the rest of its own buffer: it is closed all the same, and what
-                # the transport wrote has been answered for.
+                # The file object could not write the rest of its own buffer. It is closed all the same, and the result
+                # of what the transport wrote was delivered.
                 pass
 
     def _end_thread(self) -> None:
@@ -317,13 +318,13 @@ class Worker:
                 code = Error.NOT_ENOUGH_MEMORY
             with self._changed:
                 if self._current is not call:
-                    # Abandoned: the operation was answered long ago and nobody wants what this call has brought.
+                    # Abandoned: the operation was answered long ago, and nobody wants this result.
                     return
                 self._current = None
                 self._changed.notify_all()
-            # QUIRK(wine): an interrupted ReadConsole says ERROR_INVALID_HANDLE.
+            # QUIRK(wine): an interrupted ReadConsole fails with ERROR_INVALID_HANDLE.
             call.code = Error.OPERATION_ABORTED if code and call.cancelled else code
-            # SAFETY: the operation stays pending, and its buffer the thread's to fill, until this packet is dequeued.
+            # SAFETY: until this packet is dequeued the operation is pending, and `finish` may fill its buffer.
             self._proactor.port.post_surely(Key.POSTED, call.address, call.finish())
 
     # -- on a thread that interrupts ---------------------------------------------------------------------------
@@ -333,14 +334,14 @@ class Worker:
         with self._changed:
             while self._current is call and time.monotonic() < deadline:
                 # FALSE with NOT_FOUND: the thread is on its way into its call, or out of it, or in one that cannot be
-                # interrupted. In any case it is asked again until it has acknowledged.
+                # interrupted. In any case we try again until it has acknowledged.
                 self._kernel.CancelSynchronousIo(self._thread_handle)
                 self._changed.wait(pause_s)
                 pause_s = min(pause_s * 2, RETRY_MAX_S)
             if self._current is not call:
                 return
-            # SAFETY: the kernel may still write into the memory of `self._handle`: kept for ever, as the handle is.
-            # The operation's own memory it never knew.
+            # SAFETY: the kernel may still write into the memory of `self._handle`, so it is kept for ever with this
+            # object. The kernel never knew the operation's own memory.
             ABANDONED.append(self)
             self._abandoned = self._ended = True
             self._current = None
@@ -349,10 +350,10 @@ class Worker:
 
 
 class ThreadedHandle(StreamHandle):
-    """A handle that no port takes, and the thread that waits for it. For reading or for writing, not for both.
+    """A handle that cannot be associated with a port. For reading or for writing, not for both.
 
     Attributes:
-        worker: the thread's side; it owns the endpoint.
+        worker: has the thread that blocks in its calls, and closes the handle: it is the endpoint's `owner`.
     """
 
     __slots__ = ("worker",)
@@ -364,7 +365,7 @@ class ThreadedHandle(StreamHandle):
         self.owner = self.worker = Worker(proactor, blocking, owner, self.subject)
 
     def receive_buffer(self, size: int) -> Any:
-        """An array, because it is Python that fills it."""
+        """An array, because Python fills it."""
         return self.proactor.arena.buffer(size)
 
     def receive_operation(self, deliver: Deliver, buffer: Any) -> CallOperation:
@@ -377,20 +378,20 @@ class ThreadedHandle(StreamHandle):
         operation.buffer = buffer
 
     def receive_outcome(self, operation: OverlappedEx, status: int, byte_count: int) -> Outcome:
-        """The writer's end is gone, or the file has been read."""
+        """The end is an error if the writer's end is gone, and no bytes at the end of a file."""
         code = winerror_of(operation, status)
         if code:
             return Outcome.END if code in END_OF_PIPE else Outcome.FAILED
         return Outcome.DATA if byte_count else Outcome.END
 
     def send_operation(self, deliver: Deliver) -> CallOperation:
-        """Its result may be less than what it was given: go on from there."""
+        """A write that may end before all bytes are written: the next one must go on from there."""
         return self._operation(IoType.WRITE, deliver, self.worker.start_write)
 
     def set_send_vector(
         self, operation: CallOperation, chunks: Sequence[bytes], skip: int = 0, limit: int = OPERATION_MAX
     ) -> None:
-        """OPERATION_MAX at most."""
+        """One submit writes at most OPERATION_MAX bytes, whatever `limit` is."""
         operation.buffer = chunks
         operation.args = (operation.address, skip)
 
@@ -404,34 +405,34 @@ class ThreadedHandle(StreamHandle):
 
 
 def open_threaded(proactor: Proactor, handle: int, owner: Any = None, kind: Kind | None = None) -> ThreadedHandle:
-    """Serve a handle that no port takes.
+    """Serve a handle that cannot be associated with a port.
 
     Args:
         proactor: delivers its packets.
-        handle: the OS handle.
+        handle: the handle.
         owner: an object whose `close()` closes the handle when the endpoint is closed; None if somebody else does.
         kind: as for `open_blocking`.
 
     Raises:
-        OSError: it is no handle.
+        OSError: it is not a handle.
     """
     threaded = ThreadedHandle(proactor, open_blocking(proactor.kernel, handle, kind), handle, owner)
-    proactor.enrol(threaded)
+    proactor.add_endpoint(threaded)
     return threaded
 
 
 def flush(proactor: Proactor) -> None:
-    """Let what was written go out, for at most FLUSH_TIMEOUT_S: for a loop that is about to close.
+    """Wait until pending writes are done, for at most FLUSH_TIMEOUT_S. For a loop that is about to close.
 
-    A program that writes its last words to standard output and ends has no way to wait for them: `drain` waits for
-    room only. Where writing needs no thread, small writes are gone before it could.
+    A program that writes its last words to standard output and ends has no way to wait for them, because `drain` only
+    waits for room. On handles that need no thread, small writes are done before the program could ask.
     """
     deadline = time.monotonic() + FLUSH_TIMEOUT_S
     while True:
         settled = proactor.settled
         for _ in range(len(settled)):
             operation, status, byte_count = settled.popleft()
-            # Other results would be dropped by the closing proactor; nobody may be called for them any more.
+            # The closing proactor would drop all other results, so nobody is called for them.
             if _is_write(operation):
                 operation.context.run(operation.deliver, operation, status, byte_count)
         remaining = deadline - time.monotonic()
@@ -445,7 +446,7 @@ def _is_write(operation: OverlappedEx) -> bool:
 
 
 def _with_status_of_call(deliver: Deliver) -> Deliver:
-    """A posted packet has no status of its own: take it from the operation's record."""
+    """Wrap `deliver`: a posted packet has no status of its own, so take it from the operation's `call`."""
 
     def deliver_call(operation: OverlappedEx, status: int, byte_count: int) -> None:
         assert isinstance(operation, CallOperation)

@@ -1,24 +1,26 @@
 """Waiting for a handle to be signalled (a process, an event, a timer): a thread waits, and posts one packet.
 
-No port takes such a handle. So threads of ours block in WaitForMultipleObjects, each for up to 63 handles, and post a
-packet whose address is the operation's; from there on it is an operation like any other: pending until its packet is
-dequeued, delivered by the loop. A thread is started when it is needed and ends with the last of its waits.
+Such a handle cannot be associated with a port. So threads of ours block in WaitForMultipleObjects, each for up to 63
+handles, and post a packet with the address of the operation. To the layers above it is an operation like any other:
+pending until its packet is dequeued, then delivered by the loop. A thread starts when it is needed and ends with the
+last of its waits.
 
-The system's thread pool could wait as well (RegisterWaitForSingleObject), but would have to run Python on a thread that
-the interpreter does not know: a callback that comes while the interpreter ends waits for ever for its lock, and the end
-of the process waits for the callback. A daemon thread of Python's is simply left where it is.
+The system's thread pool could wait too (RegisterWaitForSingleObject), but would run Python on a thread that the
+interpreter does not know. A callback that comes while the interpreter ends would wait for ever for the interpreter's
+lock, and the end of the process would wait for the callback. A daemon thread of Python's does not hold up the end.
 
-Who says how a wait ends
-========================
+Who decides how a wait ends
+===========================
     NEW        not begun; `start` may be called again after an interrupt
     WAITING    its thread waits for its handle
-    STOPPING   its end was asked for: the thread answers, because the handle may have been signalled meanwhile, and an
-               event that resets itself must not be swallowed
+    STOPPING   somebody called `stop`. The thread still answers, because the handle may have been signalled meanwhile,
+               and the signal of an auto-reset event must not be lost
     OVER       answered
 
-Only the thread answers, so there is one packet and not two, except where no thread runs any more: while the interpreter
-ends, `stop` answers by itself. Each thread has an event by which it is told of changes. That event comes first among
-its handles, and the first that is signalled is the one that counts: a handle signalled after `stop` is left alone.
+Only the thread answers, so there is one packet and not two. The one exception: while the interpreter ends, no thread
+runs, and `stop` answers itself. Each thread has an event that tells it of changes. The event is the first among the
+thread's handles, and of several signalled handles the call reports the first. So a handle that is signalled after
+`stop` is not consumed.
 
 Each wait is for a duplicate of its handle. So nobody can close it behind the thread's back, which would end the waits
 for all its other handles too.
@@ -46,21 +48,21 @@ SIGNALLED, TIMED_OUT, CANCELLED, FAILED = range(4)
 
 # MAXIMUM_WAIT_OBJECTS, less the event that tells the thread of changes.
 HANDLES_MAX = 63
-# WAIT_OBJECT_0 and WAIT_ABANDONED_0 have none of the bits that an index has.
+# The bits of an index; WAIT_OBJECT_0 and WAIT_ABANDONED_0 have none of them.
 _INDEX_MASK = 0x3F
-# Kept: an array type that is made anew for each thread is garbage that only the cycle collector finds.
+# Made once: an array type made for each thread would be garbage that only the cycle collector frees.
 _Handles = HANDLE * (HANDLES_MAX + 1)
-# How long a thread that ran out of memory waits before it goes on.
+# How long a thread that ran out of memory pauses before it tries again.
 _BREATH_S = 0.01
 
-# Guards the waiters and their waits. The collector may run a dropped loop's __del__, and by it `stop`, while this very
-# thread is inside: hence reentrant.
+# Guards the waiters and their waits. Reentrant, because the collector may run a dropped loop's __del__, which calls
+# `stop`, on a thread that holds it.
 _lock = threading.RLock()
 _waiters: list["_Waiter"] = []
 
 
 class Phase(Enum):
-    """Where a wait is; see the module's header."""
+    """The states of a wait; see the module's header."""
 
     NEW = "new"
     WAITING = "waiting"
@@ -69,7 +71,7 @@ class Phase(Enum):
 
 
 class HandleWait:
-    """One wait; what its operation keeps alive. It knows the port and not the proactor, which may be dropped."""
+    """One wait, kept alive by its operation. It refers to the port and not to the proactor, which may be dropped."""
 
     __slots__ = (
         "_address",
@@ -91,15 +93,15 @@ class HandleWait:
         self._address = address
         self.phase = Phase.NEW
         self.own = 0  # the duplicate
-        self.code = 0  # of FAILED
-        self.deadline: float | None = None  # by time.monotonic; None: never
+        self.code = 0  # the WinError, if it FAILED
+        self.deadline: float | None = None  # on time.monotonic's clock; None: never
         self._handle = handle
         self._timeout_ms = timeout_ms
         self._seen: int | None = None
         self._waiter: _Waiter | None = None
 
     def start(self) -> int:
-        """Look; and if that is not enough, let a thread wait. An NTSTATUS, as a kernel call's."""
+        """The operation's `start`: look whether the handle is signalled; if not, let a thread wait. An NTSTATUS."""
         if self.phase is not Phase.NEW:
             return Status.PENDING
         if self._seen is None:
@@ -129,10 +131,10 @@ class HandleWait:
         return status_from_winerror(Error.NOT_ENOUGH_MEMORY)
 
     def stop(self) -> None:
-        """Ask for the end. Afterwards exactly one packet is on its way, or was delivered."""
+        """The operation's `stop`: end the wait. Afterwards exactly one packet is on its way, or was delivered."""
         if sys.is_finalizing():
-            # The thread that would answer runs no more, perhaps with the lock in its hands. One packet too many is
-            # lost with the port.
+            # The thread that would answer will not run again, and may hold the lock. If it answered before, this packet
+            # is one too many, and does no harm: it is lost with the port.
             self.phase = Phase.OVER
             self._port.post_surely(Key.POSTED, self._address, CANCELLED)
             return
@@ -142,7 +144,7 @@ class HandleWait:
                 self._waiter.notify()
 
     def look(self) -> int:
-        """How it stands, of one that has no time left or may be broken: SIGNALLED, TIMED_OUT or FAILED."""
+        """Test the handle of a wait whose time is up, or that may be broken: SIGNALLED, TIMED_OUT or FAILED."""
         seen = self._kernel.WaitForSingleObject(self.own, 0)
         if seen == WaitResult.FAILED:
             self.code = self._kernel.last_error()
@@ -150,12 +152,12 @@ class HandleWait:
         return TIMED_OUT if seen == WaitResult.TIMEOUT else SIGNALLED
 
     def answer(self, outcome: int) -> None:
-        """Post the packet: from here on the operation may be gone."""
+        """Post the packet. From then on the operation may be gone."""
         self.release()
         self._port.post_surely(Key.POSTED, self._address, outcome)
 
     def release(self) -> None:
-        """Close the duplicate. Twice is once."""
+        """Close the duplicate. A second call does nothing."""
         own, self.own = self.own, 0
         if own:
             self._kernel.CloseHandle(own)
@@ -165,7 +167,7 @@ class WaitOperation(ThreadOperation):
     """A wait for a handle.
 
     Attributes:
-        wait: how it stands.
+        wait: its `HandleWait`.
     """
 
     __slots__ = ("wait",)
@@ -174,21 +176,21 @@ class WaitOperation(ThreadOperation):
 
     def let_go(self) -> None:
         super().let_go()
-        self.wait = None  # type: ignore[assignment]  # Nobody asks a released one.
+        self.wait = None  # type: ignore[assignment]  # A released operation is not used again.
 
 
 class _Waiter:
     """One thread and its waits.
 
     Attributes:
-        ended: it takes no wait any more.
+        ended: the thread accepts no further wait.
     """
 
     def __init__(self, kernel: Kernel, event: int) -> None:
         self.ended = False
         self._kernel = kernel
-        self._event = event  # resets itself
-        self._told = False  # the event was what ended the last wait
+        self._event = event  # an auto-reset event
+        self._told = False  # the event ended the last call
         self._waits: list[HandleWait] = []
         self._handles = _Handles(event)
 
@@ -196,21 +198,21 @@ class _Waiter:
         return len(self._waits) < HANDLES_MAX
 
     def take(self, wait: HandleWait) -> None:
-        """One wait more; with the lock held. Twice is once."""
+        """Add a wait; with the lock held. A second call for the same wait only notifies the thread."""
         if wait not in self._waits:
             self._waits.append(wait)
         wait.phase = Phase.WAITING
         self.notify()
 
     def notify(self) -> None:
-        """Tell the thread that something has changed; with the lock held, because it is closed with the lock held."""
+        """Tell the thread that something has changed. With the lock held, under which the event is closed too."""
         if not self.ended:
             self._kernel.SetEvent(self._event)
 
     # -- on its thread -----------------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """The thread: until it has nothing to wait for."""
+        """Run the thread until it has nothing to wait for."""
         while not self.ended:
             try:
                 self._serve_once()
@@ -223,8 +225,8 @@ class _Waiter:
             return
         for place, wait in enumerate(waits, 1):
             self._handles[place] = wait.own
-        # After it was told of a change, without its event: who begins and ends waits without a pause must not hide the
-        # handles of others.
+        # After the event ended a call, the next one leaves it out: a program that begins and ends waits without a pause
+        # must not hide the other handles.
         first, timeout_ms = (1, 0) if self._told else (0, _remaining_ms(waits))
         start = ctypes.addressof(self._handles) + first * ctypes.sizeof(HANDLE)
         result = self._kernel.WaitForMultipleObjects(len(waits) + 1 - first, start, 0, timeout_ms)
@@ -238,7 +240,7 @@ class _Waiter:
                 self._end_wait(waits[place - 1], SIGNALLED)
 
     def _end_some(self) -> tuple[HandleWait, ...]:
-        """Answer those that were stopped and those whose time is up, and return the others: with the last it ends."""
+        """Answer the waits that were stopped or whose time is up, and return the others. If none is left, end."""
         with _lock:
             waits = tuple(self._waits)
         now = time.monotonic()
@@ -255,12 +257,12 @@ class _Waiter:
             return tuple(self._waits)
 
     def _end_broken(self, waits: tuple[HandleWait, ...], code: int) -> None:
-        """The call failed: end those that it failed for; all, if it cannot be told, because they would fail again."""
+        """After a failed call, end the waits whose handle fails; all waits, if none does, since it would fail again."""
         seen = {wait: wait.look() for wait in waits}
         some = FAILED in seen.values()
         for wait, outcome in seen.items():
             if outcome == SIGNALLED:
-                self._end_wait(wait, SIGNALLED)  # What was seen may be an event that has reset itself by it.
+                self._end_wait(wait, SIGNALLED)  # `look` may have reset the event, so its signal must be reported.
             elif outcome == FAILED or not some:
                 wait.code = wait.code or code
                 self._end_wait(wait, FAILED)
@@ -278,7 +280,7 @@ def _remaining_ms(waits: tuple[HandleWait, ...]) -> int:
 
 
 def _waiter_with_room(kernel: Kernel) -> _Waiter | None:
-    """One that can take another wait, made if there is none; with the lock held. None: no thread or event to be had."""
+    """A waiter with room for a wait, new if need be; with the lock held. None if no thread or event can be made."""
     for waiter in _waiters:
         if waiter.has_room():
             return waiter
@@ -290,7 +292,7 @@ def _waiter_with_room(kernel: Kernel) -> _Waiter | None:
     try:
         threading.Thread(target=waiter.serve, name="iocp_loop: waiting for handles", daemon=True).start()
     except RuntimeError:
-        # "can't start new thread": memory, or an interpreter that ends, or one of several that allows no such threads.
+        # "can't start new thread": no memory, or the interpreter ends, or a subinterpreter allows no daemon threads.
         _waiters.remove(waiter)
         kernel.CloseHandle(event)
         return None
@@ -298,7 +300,7 @@ def _waiter_with_room(kernel: Kernel) -> _Waiter | None:
 
 
 def _duplicate(kernel: Kernel, handle: int) -> int:
-    """The same object under a handle of ours; 0 if the call failed."""
+    """A new handle of the same object; 0 if the call failed."""
     process, own = kernel.GetCurrentProcess(), HANDLE()
     if not kernel.DuplicateHandle(process, handle, process, ctypes.addressof(own), 0, 0, DUPLICATE_SAME_ACCESS):
         return 0
@@ -306,13 +308,13 @@ def _duplicate(kernel: Kernel, handle: int) -> int:
 
 
 class Waits(Endpoint):
-    """The record that waits of one proactor hang on: no handle of the port's, but closed and counted like one."""
+    """The endpoint to which all waits of one proactor belong. It has no handle, but is closed and counted like one."""
 
     __slots__ = ()
 
     def __init__(self) -> None:
         super().__init__(0, None, Kind.WAIT)
-        self.skips_port = True  # What `start` has seen already needs no packet.
+        self.skips_port = True  # If `start` finds the handle signalled, no packet is needed.
 
     def close(self) -> None:
         """Its proactor is closed, and has ended the waits."""
@@ -323,7 +325,7 @@ def of(proactor: Proactor) -> Waits:
     found = proactor.attached.get(Waits)
     if found is None:
         found = proactor.attached[Waits] = Waits()
-        proactor.enrol(found)
+        proactor.add_endpoint(found)
     assert isinstance(found, Waits)
     return found
 
@@ -353,10 +355,10 @@ def wait_operation(proactor: Proactor, handle: int, deliver: Deliver, timeout: f
 
 
 def is_signalled(operation: OverlappedEx, outcome: int) -> bool:
-    """Whether the handle was signalled: False where the time was up, or the wait given up before.
+    """Whether the handle was signalled; False if the time was up or the wait was cancelled first.
 
     Raises:
-        OSError: the handle could not be waited for any more.
+        OSError: waiting for the handle failed.
     """
     assert isinstance(operation, WaitOperation)
     if outcome == FAILED:

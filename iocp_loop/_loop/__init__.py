@@ -1,1 +1,1 @@
-"""The event loop, and what it is made of."""
+"""The event loop and its parts."""

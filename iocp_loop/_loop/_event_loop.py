@@ -1,4 +1,4 @@
-"""IocpEventLoop: asyncio's interface, answered by proactor, handles and transports. How it turns: `_turn`."""
+"""IocpEventLoop: asyncio's interface over proactor, handles and transports. `_turn` has the turn itself."""
 
 import asyncio
 import inspect
@@ -23,7 +23,7 @@ from .._transports._watchers import Watchers
 from .._win32.kernel import Kernel
 from . import _questions
 from ._iocp_proactor import IocpProactor
-from ._sock_methods import BareSockets
+from ._sock_methods import RawSocketMethods
 
 if TYPE_CHECKING:
     import ssl
@@ -35,31 +35,32 @@ _Result = TypeVar("_Result")
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 
-class IocpEventLoop(BareSockets):
+class IocpEventLoop(RawSocketMethods):
     """An asyncio event loop on one I/O completion port.
 
     Args:
         kernel: the kernel to run on; the real one if None.
 
-    As every asyncio loop it belongs to one thread; `call_soon_threadsafe` and `run_coroutine_threadsafe` are what
-    other threads may call.
+    Like every asyncio loop it belongs to one thread; other threads may call only `call_soon_threadsafe` and
+    `run_coroutine_threadsafe`.
     """
 
     def __init__(self, *, kernel: Kernel | None = None) -> None:
         super().__init__(kernel=kernel)
-        # `_proactor` is where programs reach for the stdlib's (`loop._proactor.wait_for_handle` above all).
+        # Programs use `_proactor` to reach the stdlib's proactor (`loop._proactor.wait_for_handle` above all).
         self._stdlib_proactor = self._proactor = IocpProactor(core=self.proactor)
         self._stdlib_proactor.set_loop(self)
         self._listeners: dict[socket.socket, Listener] = {}
         self._pipe_servers: set[_pipe.PipeServer] = set()
         self._watchers = Watchers(self, self.proactor)
         self._services: Services = Services(self, self.proactor, self._turn)
-        self._facts: dict[int, _questions.Facts] = {}  # of handles whose transport is being made
+        self._facts: dict[int, _questions.Facts] = {}  # by handle, while its transport is being made
 
     def close(self) -> None:
-        """Close the loop: stop serving, cancel what is pending, wait for it, bounded in time. Twice is once.
+        """Close the loop: stop serving, cancel what is pending, and wait for it, bounded in time.
 
-        What the kernel does not give back is kept for the life of the process and reported to the exception handler.
+        Operations that the kernel does not give back are kept for the life of the process and reported to the exception
+        handler. A second call does nothing.
         """
         if self.is_running():
             raise RuntimeError("Cannot close a running event loop")
@@ -77,9 +78,9 @@ class IocpEventLoop(BareSockets):
         self._services.lingerings.close()
         self._stdlib_proactor.close()
         super().close()
-        # What refers to the loop lets it go: a closed one that nobody has is freed at once, and not by the collector.
+        # Breaks the cycles, so that a closed loop which nobody refers to is freed at once, and not by the collector.
         self._services.idle_rounds.close()
-        self._services = None  # type: ignore[assignment]  # It has the loop, as its transports may go on to.
+        self._services = None  # type: ignore[assignment]  # It refers to the loop, and its transports may still use it.
         self._selector = self.proactor
 
     # -- TCP ---------------------------------------------------------------------------------------------------
@@ -125,10 +126,10 @@ class IocpEventLoop(BareSockets):
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
     ) -> asyncio.Transport | None:
-        """Upgrade a connection to TLS; as asyncio's.
+        """Upgrade a connection to TLS. As in `asyncio.BaseEventLoop.start_tls`, but no byte of the handshake is lost.
 
-        The first bytes of the peer's handshake may have come with its last plain ones, and wait in the reader of
-        `asyncio.StreamWriter.start_tls`: they are part of the handshake, and not lost.
+        The first bytes of the peer's handshake may have come together with its last plain ones. With
+        `asyncio.StreamWriter.start_tls` they wait in the stream's reader, and the handshake begins with them.
         """
         options: Any = {
             "server_side": server_side,
@@ -137,7 +138,7 @@ class IocpEventLoop(BareSockets):
             "ssl_shutdown_timeout": ssl_shutdown_timeout,
         }
         if not isinstance(transport, asyncio.Transport):
-            return await super().start_tls(transport, protocol, sslcontext, **options)  # Which raises.
+            return await super().start_tls(transport, protocol, sslcontext, **options)  # It raises.
         before = transport.get_protocol()
         unread = private.take_unread(protocol)
         endpoint = transport.endpoint if isinstance(transport, StreamTransport) else None
@@ -145,13 +146,13 @@ class IocpEventLoop(BareSockets):
         if endpoint is not None:
             endpoint.unread += unread
         elif unread:
-            # A TLS connection, to have another one inside. asyncio begins the handshake a turn later.
+            # A TLS connection that is to carry another one. asyncio begins the handshake one turn later.
             passing_on = self.call_soon(private.begin_tls_with, transport, before, unread)
         try:
             return await super().start_tls(transport, protocol, sslcontext, **options)
         except BaseException:
             if unread and transport.get_protocol() is before:
-                # An argument was refused before anything was done: the connection is as it was.
+                # An argument was refused before anything was done: restore the connection as it was.
                 if passing_on is not None:
                     passing_on.cancel()
                 elif endpoint is not None:
@@ -163,7 +164,7 @@ class IocpEventLoop(BareSockets):
         self, sock: socket.socket, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None
     ) -> DatagramTransport:
         endpoint = self._stdlib_proactor.take(sock)
-        # WSARecvFrom refuses a socket without a local address, so one that has none is given any.
+        # WSARecvFrom refuses a socket without a local address.
         bind_to_any(sock)
         extra = _with_addresses(sock, extra)
         return DatagramTransport(self._services, endpoint, sock, protocol, address, waiter, extra)
@@ -177,9 +178,9 @@ class IocpEventLoop(BareSockets):
         backlog: int = 100,
         ssl_handshake_timeout: float | None = None,
         ssl_shutdown_timeout: float | None = None,
-        context: Context | None = None,  # The server's own, from 3.15 on.
+        context: Context | None = None,  # The server's own, from Python 3.15 on.
     ) -> None:
-        is_tcp = _is_tcp(sock)  # And so is what it accepts.
+        is_tcp = _is_tcp(sock)  # The same holds for the sockets that it accepts.
 
         def connect(conn: socket.socket, endpoint: Any, addresses: tuple[bytes, bytes]) -> None:
             if is_tcp:
@@ -233,10 +234,10 @@ class IocpEventLoop(BareSockets):
     async def connect_read_pipe(
         self, protocol_factory: Callable[[], _Protocol], pipe: Any
     ) -> tuple[asyncio.ReadTransport, _Protocol]:
-        """Read from a pipe, a file, a device or a console; as asyncio's, of which it takes only overlapped pipes.
+        """Read from a pipe, a file, a device or a console; asyncio's own loop on Windows reads overlapped pipes only.
 
         Raises:
-            OSError: with `winerror` 170, where somebody else is waiting in a read of the same handle.
+            OSError: with `winerror` 170, if somebody else is waiting in a read of the same handle.
         """
         transport, protocol = await self._connect_pipe(super().connect_read_pipe, protocol_factory, pipe)
         return transport, protocol
@@ -244,7 +245,7 @@ class IocpEventLoop(BareSockets):
     async def connect_write_pipe(
         self, protocol_factory: Callable[[], _Protocol], pipe: Any
     ) -> tuple[asyncio.WriteTransport, _Protocol]:
-        """Write to one; as `connect_read_pipe`."""
+        """Write to a pipe, a file, a device or a console. Raises OSError, as `connect_read_pipe` does."""
         transport, protocol = await self._connect_pipe(super().connect_write_pipe, protocol_factory, pipe)
         return transport, protocol
 
@@ -267,7 +268,7 @@ class IocpEventLoop(BareSockets):
 
         Args:
             protocol_factory: makes the protocol.
-            address: ``\\.\pipe\...``; while every instance of it is busy, one is waited for.
+            address: ``\\.\pipe\...``; while every instance of it is busy, the call waits for one.
             message_mode: keep the boundaries between the server's writes: each arrives as one `data_received`.
 
         Returns:
@@ -353,11 +354,11 @@ class IocpEventLoop(BareSockets):
         """Wait until a process, event, timer or other waitable handle is signalled.
 
         Args:
-            handle: the OS handle; keep it open until the future is done.
+            handle: the handle; keep it open until the future is done.
             timeout: seconds; None waits for ever.
 
         Returns:
-            A future: True, or False when the time was up. Cancelling it takes the wait back.
+            A future: True, or False if the time was up. Cancelling it ends the wait.
         """
         return self._stdlib_proactor.wait_for_handle(handle, timeout)
 
@@ -385,23 +386,26 @@ class IocpEventLoop(BareSockets):
             args: what it is called with.
 
         Raises:
-            ValueError: not a socket, or a closed one.
+            ValueError: it is not a socket, or a closed one.
             RuntimeError: a transport or server of this loop owns the socket.
         """
         self._check_closed()
         self._watchers.add(Interest.READ, fd, callback, args)
 
     def remove_reader(self, fd: "int | HasFileno") -> bool:
-        """Stop watching for reading; False if nobody did. Raises as `add_reader`."""
+        """Stop watching for reading; False if the socket was not watched. Raises as `add_reader` does."""
         return not self.is_closed() and self._watchers.remove(Interest.READ, fd)
 
     def add_writer(self, fd: "int | HasFileno", callback: Callable[[*_Arguments], object], *args: *_Arguments) -> None:
-        """Call `callback(*args)` whenever a socket can be written, or has connected or failed to; as `add_reader`."""
+        """Call `callback(*args)` whenever a socket can be written, has connected, or has failed to connect.
+
+        Arguments and exceptions are those of `add_reader`.
+        """
         self._check_closed()
         self._watchers.add(Interest.WRITE, fd, callback, args)
 
     def remove_writer(self, fd: "int | HasFileno") -> bool:
-        """Stop watching for writing; False if nobody did. Raises as `add_reader`."""
+        """Stop watching for writing; False if the socket was not watched. Raises as `add_reader` does."""
         return not self.is_closed() and self._watchers.remove(Interest.WRITE, fd)
 
     # -- signals -----------------------------------------------------------------------------------------------
@@ -420,12 +424,12 @@ class IocpEventLoop(BareSockets):
         self._signals.add_handler(self, sig, callback, args)
 
     def remove_signal_handler(self, sig: int) -> bool:
-        """Put the signal's default handling back; False if there was no handler of this loop's."""
+        """Put the signal's previous handling back; False if the loop has no handler for it."""
         return self._signals.remove_handler(sig)
 
 
 def _with_addresses(sock: socket.socket, extra: dict[str, Any] | None) -> dict[str, Any]:
-    """`extra` with the socket's two names, where it has them: an unconnected socket has no peer."""
+    """Add the socket's two names to `extra`. A name that the socket does not have is None."""
     extra = {**(extra or {})}
     for name, get in (("sockname", sock.getsockname), ("peername", sock.getpeername)):
         if name not in extra:
@@ -441,7 +445,7 @@ def _is_tcp(sock: socket.socket) -> bool:
 
 
 def new_event_loop() -> IocpEventLoop:
-    """A new event loop: the factory for `asyncio.run(main(), loop_factory=iocp_loop.new_event_loop)`."""
+    """Make an event loop: the factory for `asyncio.run(main(), loop_factory=iocp_loop.new_event_loop)`."""
     return IocpEventLoop()
 
 

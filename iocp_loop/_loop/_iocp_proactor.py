@@ -1,7 +1,7 @@
 """IocpProactor: the methods of the stdlib's proactor, each returning a future, over our operations.
 
-`asyncio.ProactorEventLoop(iocp_loop.IocpProactor())` works, and IocpEventLoop's `sock_*` methods are these. Transports
-do not use it: a future per packet is what they exist to avoid.
+`asyncio.ProactorEventLoop(iocp_loop.IocpProactor())` works, and IocpEventLoop's `sock_*` methods use it. Transports do
+not: they avoid a future per packet.
 
 Cancelling one of these futures loses nothing: see `_futures`.
 """
@@ -33,7 +33,7 @@ from .._win32 import sockaddr
 from .._win32.constants import LENGTH_MAX, Error, WsaError
 from .._win32.errors import is_shortage, os_error
 
-# WaitNamedPipe blocks a worker thread at most this long before it looks whether it is still wanted.
+# One call of WaitNamedPipe blocks a worker thread for at most this long. After it the task may have been cancelled.
 _PIPE_WAIT_MS = 200
 
 
@@ -43,8 +43,8 @@ class IocpProactor:
     Args:
         core: the proactor to work on; a new one if None.
 
-    Used from the loop's thread only. Every method that starts an operation returns a future of the loop given to
-    `set_loop`, and raises OSError where the handle cannot be associated with the port.
+    Used from the loop's thread only. Every method that starts an operation returns a future of the loop that was passed
+    to `set_loop`, and raises OSError if the handle cannot be associated with the port.
     """
 
     def __init__(self, *, core: Proactor | None = None) -> None:
@@ -56,11 +56,11 @@ class IocpProactor:
         return f"<{type(self).__name__} {self.core!r}>"
 
     def set_loop(self, loop: Any) -> None:
-        """Say whose futures the methods return."""
+        """Set the loop whose futures the methods return."""
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        """Wait, and deliver every result: what a stdlib loop expects. Returns an empty list."""
+        """Wait, and deliver every result, as a stdlib loop expects. Returns an empty list."""
         settled = self.core.select(timeout)
         for _ in range(len(settled)):
             operation, status, byte_count = settled.popleft()
@@ -68,7 +68,10 @@ class IocpProactor:
         return []
 
     def close(self) -> None:
-        """Cancel everything, wait for it, close the port. Bounded in time (see `Proactor.close`). Twice is once."""
+        """Cancel everything, wait for the packets, close the port. Bounded in time (see `Proactor.close`).
+
+        A second call does nothing.
+        """
         if self.core.port.closed:
             return
         if self._loop is not None and not self._loop.is_closed():
@@ -84,9 +87,11 @@ class IocpProactor:
     # -- endpoints ---------------------------------------------------------------------------------------------
 
     def endpoint(self, conn: Any) -> Any:
-        """The handle of a socket or pipe object that somebody else owns; associated on first use.
+        """The endpoint of a socket or pipe object that somebody else owns. It is associated on first use.
 
-        Raises OSError where it cannot be associated, and as `_pipes.handle_of` where it is no socket.
+        Raises:
+            OSError: it is closed, or cannot be associated with the port.
+            TypeError, ValueError: a pipe object has no handle, or an ambiguous one (see `_pipes.handle_of`).
         """
         is_socket = isinstance(conn, socket.socket)
         handle = conn.fileno() if is_socket else _pipes.handle_of(conn)
@@ -103,17 +108,18 @@ class IocpProactor:
                 del self._known[handle]
 
         if known is not None:
-            # Its owner closed it, the value was given out again, and the old object lives on (in a traceback, say).
+            # The owner closed the handle and the system reused its value, but the old object still exists, in a
+            # traceback for example.
             self.core.forget(known[1])
         self._known[handle] = (weakref.ref(conn, forget), endpoint)
         return endpoint
 
     def adopt(self, conn: Any, endpoint: IoHandle) -> None:
-        """Remember the endpoint of an object that was associated elsewhere (an accepted socket)."""
+        """Remember the endpoint of an object that was associated elsewhere, an accepted socket for example."""
         self._known[conn.fileno()] = (weakref.ref(conn), endpoint)
 
     def take(self, conn: Any) -> Any:
-        """Hand a socket's endpoint over to a transport, which closes socket and endpoint from now on."""
+        """Give a socket's endpoint to a transport, which must close socket and endpoint."""
         endpoint = self.endpoint(conn)
         del self._known[conn.fileno()]
         endpoint.owner = conn
@@ -127,7 +133,7 @@ class IocpProactor:
             future.begin()
             return future
         except BaseException:
-            future.cancel()  # An interrupt: nobody gets the future, and what it brings is for the next one.
+            future.cancel()  # An interrupt: nobody gets this future. Data that it brings go to the next receive.
             raise
 
     def _result(self, value: Any) -> "asyncio.Future[Any]":
@@ -146,7 +152,7 @@ class IocpProactor:
         return self._submit(operation, conn, lambda operation, count: operation.buffer[:count])
 
     def recv_into(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
-        """Receive into a writable buffer, which is pinned until the future is done; the byte count."""
+        """Receive into a writable buffer, which is pinned until the future is done. The result is the byte count."""
         handle: StreamHandle = self.endpoint(conn)
         view = memoryview(buf).cast("B")
         if handle.unread:
@@ -155,11 +161,11 @@ class IocpProactor:
         return self._submit(operation, conn, lambda _operation, count: count)
 
     def give_back(self, conn: Any, data: bytes) -> None:
-        """Received bytes that nobody took, because the task that waited for them was cancelled: first of the next."""
+        """Put received bytes back, because the task that waited was cancelled. The next receive begins with them."""
         keep_bytes(self.core, self.endpoint(conn), data, first=True)
 
     def give_back_datagram(self, conn: Any, data: bytes, sender: Any) -> None:
-        """As `give_back`, for a datagram."""
+        """Put a received datagram back, because the task that waited was cancelled. The next receive returns it."""
         keep_datagram(self.core, self.endpoint(conn), data, sender, first=True)
 
     def _receive(self, handle: StreamHandle, buffer: Any, flags: int) -> OverlappedEx:
@@ -169,11 +175,11 @@ class IocpProactor:
         return operation
 
     def send(self, conn: Any, buf: Any, flags: int = 0) -> "asyncio.Future[int]":
-        """Send all of a buffer; the byte count. Where several tasks send, one goes after the other."""
+        """Send all of a buffer. The result is the byte count. The sends of several tasks run one after the other."""
         handle: StreamHandle = self.endpoint(conn)
         with memoryview(buf).cast("B") as view:
             size, sent = len(view), 0
-            # On a blocking socket this call would hold up the whole loop; only the overlapped one returns at once.
+            # Not on a blocking socket, where this call would block the loop; an overlapped send returns at once.
             if (
                 handle.sends_at_once
                 and conn.gettimeout() == 0
@@ -185,7 +191,7 @@ class IocpProactor:
                     return self._result(sent)
             rest = bytes(view[sent:])
         operation = handle.send_operation(undelivered)
-        # A pipe may be one of messages: whole, as far as one call can.
+        # A pipe may be in message mode, where each call sends one message, so one call must send as much as it can.
         limit = SEND_MAX if handle.sends_at_once else LENGTH_MAX
         return self._begin(SendFuture(self.core, operation, self._loop, conn, handle, rest, sent, limit))
 
@@ -219,18 +225,18 @@ class IocpProactor:
         data, sender = handle.unread_datagrams.pop(0)  # type: ignore[union-attr]
         if len(data) <= nbytes:
             return self._result((take(data), sender))
-        # As the kernel answers where a datagram is longer than the buffer.
+        # The kernel's answer to a datagram that is longer than the buffer.
         future: asyncio.Future[Any] = self._loop.create_future()
         future.set_exception(os_error(WsaError.MSGSIZE, IoType.READ_FROM.name, handle.subject))
         return future
 
     def sendto(self, conn: Any, buf: Any, flags: int = 0, addr: Any = None) -> "asyncio.Future[int]":
-        """Send one datagram to an address; the byte count."""
-        if conn.gettimeout() == 0:  # As in send().
+        """Send one datagram to an address. The result is the byte count."""
+        if conn.gettimeout() == 0:  # Not on a blocking socket; see `send`.
             try:
                 return self._result(conn.sendto(buf, flags, addr))
             except (BlockingIOError, InterruptedError):
-                pass  # The socket's buffer is full: let the kernel keep the datagram until there is room.
+                pass  # The socket's buffer is full: an overlapped send waits for room.
             except OSError as exc:
                 if not is_shortage(exc):
                     raise
@@ -242,7 +248,7 @@ class IocpProactor:
     # -- connections -------------------------------------------------------------------------------------------
 
     def accept(self, listener: Any) -> "asyncio.Future[tuple[socket.socket, Any]]":
-        """Accept one connection: the new socket, as blocking as its listener, and the peer's address."""
+        """Accept one connection. The result is the new socket, with its listener's time-out, and the peer's address."""
         handle: SocketHandle = self.endpoint(listener)
         operation: Any = handle.accept_operation(undelivered, listener)
         handle.prepare_accept(operation)
@@ -257,7 +263,7 @@ class IocpProactor:
     def connect(self, conn: Any, address: Any) -> "asyncio.Future[None]":
         """Connect a socket to a resolved address."""
         if conn.type == socket.SOCK_DGRAM:
-            sockaddr.encode(conn.family, address)  # A TypeError for what is no address.
+            sockaddr.encode(conn.family, address)  # Raises TypeError if it is not an address.
             conn.connect(address)  # Sets the peer and returns at once.
             return self._result(None)
         handle: SocketHandle = self.endpoint(conn)
@@ -272,7 +278,7 @@ class IocpProactor:
         return self._submit(operation, conn, finish)
 
     def sendfile(self, sock: Any, file: Any, offset: int, count: int) -> "asyncio.Future[int]":
-        """Send `count` bytes of a file from `offset` (TransmitFile); the byte count."""
+        """Send `count` bytes of a file from `offset` (TransmitFile). The result is the byte count."""
         handle: SocketHandle = self.endpoint(sock)
         operation = handle.transmit_operation(undelivered, sock, file, offset, count)
         return self._submit(operation, sock, lambda _operation, sent: sent)
@@ -280,13 +286,13 @@ class IocpProactor:
     # -- pipes -------------------------------------------------------------------------------------------------
 
     def accept_pipe(self, pipe: Any) -> "asyncio.Future[Any]":
-        """Wait for a client on a pipe server instance; the pipe object."""
+        """Wait for a client on a pipe server instance. The result is the pipe object."""
         handle: _pipes.OverlappedPipe = self.endpoint(pipe)
         operation = handle.connect_operation(undelivered)
         return self._submit(operation, pipe, lambda _operation, _count: pipe)
 
     async def connect_pipe(self, address: str) -> Any:
-        """Open a named pipe as a client; while every instance is busy, wait for one without polling the name."""
+        """Open a named pipe as a client. While every instance is busy, wait until one is free."""
         kernel = self.core.kernel
         while True:
             try:
@@ -294,17 +300,17 @@ class IocpProactor:
             except OSError as exc:
                 if getattr(exc, "winerror", None) != Error.PIPE_BUSY:
                     raise
-            # Cancelling leaves the worker thread to its own time-out; it holds nothing.
+            # If the task is cancelled, the worker thread goes on until its own time-out, but it holds no handle.
             await self._loop.run_in_executor(None, _pipes.wait_for_instance, kernel, address, _PIPE_WAIT_MS)
 
     # -- other handles -----------------------------------------------------------------------------------------
 
     def wait_for_handle(self, handle: Any, timeout: float | None = None) -> "asyncio.Future[bool]":
-        """Wait until a handle is signalled: True, or False after `timeout` seconds (None: for ever)."""
+        """Wait until a handle is signalled. True, or False after `timeout` seconds (None: for ever)."""
         return self._wait(handle, timeout)
 
     def _wait_cancel(self, event: Any, done_callback: Callable[[Any], object]) -> "asyncio.Future[bool]":
-        # The stdlib's own wait futures cancel through this; ours do not, but the name is part of the interface.
+        # The stdlib's own wait futures use this to cancel; ours do not, but the method is part of the interface.
         future = self._wait(event, None)
         future.add_done_callback(done_callback)
         return future
@@ -313,20 +319,20 @@ class IocpProactor:
         operation = _waits.wait_operation(self.core, int(handle), undelivered, timeout)
         return self._submit(operation, None, _waits.is_signalled)
 
-    # -- what a stdlib loop calls besides ----------------------------------------------------------------------
+    # -- other methods that a stdlib loop calls ----------------------------------------------------------------
 
     def _stop_serving(self, obj: Any) -> None:
-        """End the accepts outstanding on a listener that its owner is about to close."""
+        """Cancel the outstanding accepts of a listener that its owner is about to close."""
         known = self._known.get(obj.fileno())
         if known is not None and known[0]() is obj:
             self.core.cancel_all(known[1])
 
     def _unregister(self, operation: OverlappedEx) -> None:
-        """Called for an operation that is over; ours is taken back when its packet is dequeued, and not before."""
+        """Do nothing: our operations are taken back when their packets are dequeued, and not before."""
 
 
 def _send_now(conn: Any, view: memoryview, flags: int) -> int:
-    """How much of it the socket's own call takes, SEND_MAX at a time; less than all where it would wait."""
+    """Send by the socket's own call, SEND_MAX at a time, until it would wait. Returns how many bytes were sent."""
     sent = 0
     try:
         while sent < len(view):
@@ -336,7 +342,7 @@ def _send_now(conn: Any, view: memoryview, flags: int) -> int:
                 if taken < len(piece):
                     break
     except (BlockingIOError, InterruptedError):
-        pass  # The overlapped send takes the rest.
+        pass  # The caller sends the rest by an overlapped send.
     except OSError as exc:
         if not is_shortage(exc):
             raise

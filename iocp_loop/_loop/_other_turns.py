@@ -1,24 +1,25 @@
-"""Turns that are not ours: a program, or a library it imports, has put another `_run_once` in the place of the loop's.
+"""Turns that are not ours: the program, or a library it imports, has replaced the loop's `_run_once`.
 
-nest_asyncio does, so that a callback may run the loop again. What such a turn is made of is BaseEventLoop's: it takes
-the timers from `_scheduled`, waits in `_selector.select()`, hands what that returns to `_process_events()`, and runs
-what is in `_ready`. It knows nothing of what our turns do besides; so each of its waits does that first, as if a turn
-of ours ended there:
+nest_asyncio does, so that a callback may run the loop again. Such a turn follows BaseEventLoop: it takes the timers
+from `_scheduled`, waits in `_selector.select()`, passes the result to `_process_events()`, and runs the handles in
+`_ready`. It does not do the other work of our turns. So `OtherTurns.select` does that before it waits, as if a turn of
+ours ended there:
 
-    what                                where it is done
+    work                                where it is done
     ----------------------------------  ------------------------------------------------------------------------------
-    timers, once each                   `_scheduled` lends them, and our next turn takes them back (`_scheduling`)
-    sending what was written            at once: it is not known when such a turn ends, and after the last one of a run
-                                        no wait follows (`turn` is 0). What had been gathered before: by the wait
-    receives that wait for callbacks    by the wait
-    receives of deliveries under way    by the wait: a callback that runs the loop may wait for its own next message
-    timers that were due in a turn      by the wait: they are queued
+    running each timer once             `_scheduled` lends the timers, and our next turn takes them back (`_scheduling`)
+    sending what is written             at once, because the end of such a turn is not known, and no wait follows the
+                                        last one of a run (`Turn.number` is 0). What was gathered before: in `select`
+    receives that wait for callbacks    in `select`
+    receives of deliveries under way    in `select`: a callback that runs the loop may wait for its own next message
+    timers that are due in a turn       in `select`: they are queued
       of ours, around this one
-    waking by signals                   by the wait, where no `run_forever` of ours has seen to it
-    delivering results                  by a callback that `_process_events` queues, because that calls nobody in
-                                        asyncio's loops; and such a turn looks after the current task of callbacks only
+    waking on signals                   in `select`, unless a `run_forever` of ours does it
+    delivering results                  in a callback that `_process_events` queues. In asyncio's loops that method
+                                        calls no user code, and such a turn keeps the current task right for callbacks
+                                        only
 
-Nothing of this costs a turn of ours anything.
+None of this costs a turn of ours anything.
 """
 
 import inspect
@@ -32,14 +33,14 @@ from ._signals import SignalWakeup
 
 
 class OtherTurns:
-    """What such turns find as the loop's `_selector`; for all but waiting it is the proactor.
+    """The loop's `_selector`, for such turns. It passes everything but `select` on to the proactor.
 
     Args:
-        loop: whose; its `proactor` is looked up each time, because closing takes it away.
-        signals: which wake the loop where its own `run_forever` has not seen to that.
-        end_turn: does what is left of the turn before.
-        time_to_wait: called with a time-out; how long until the loop has something to do, if that is less.
-        deliver: the loop's methods that deliver results; each has a local variable `operation`, which is what it is at.
+        loop: the loop. Its `proactor` is looked up at each use.
+        signals: wakes the loop on signals, unless the loop's own `run_forever` has installed it.
+        end_turn: does the rest of the previous turn.
+        time_to_wait: called with a time-out; returns it, or the time until the loop has something to do, if less.
+        deliver: the loop's methods that deliver results. Each has the operation in a local variable `operation`.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class OtherTurns:
         return getattr(self._loop.proactor, name)
 
     def select(self, timeout: float | None = None) -> deque[Settled]:
-        """Do what is left of the turn before; then wait, as `Proactor.select`."""
+        """Do the rest of the previous turn, then wait in `Proactor.select`."""
         self._end_turn()
         for operation in list(self._deliveries_under_way()):
             sink: Any = getattr(operation.deliver, "__self__", None)
@@ -77,7 +78,7 @@ class OtherTurns:
             self._signals.uninstall()
 
     def _deliveries_under_way(self) -> Iterator[OverlappedEx]:
-        """Operations whose result a callback of the program's has been told, which runs this turn inside it."""
+        """The operations whose results are being delivered to callbacks that run this turn inside them."""
         frame = inspect.currentframe()
         while frame is not None:
             if frame.f_code in self._delivering and (local := frame.f_locals)["self"] is self._loop:

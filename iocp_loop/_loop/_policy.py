@@ -1,4 +1,4 @@
-"""The side door: an event loop policy, while asyncio has them. Deprecated there in 3.14, removed in 3.16."""
+"""An event loop policy, for as long as asyncio has policies: deprecated in Python 3.14, removed in 3.16."""
 
 import asyncio
 import sys
@@ -15,7 +15,7 @@ class IocpEventLoopPolicy(private.BasePolicy):  # type: ignore[misc]
 
 
 def install() -> None:
-    """Set the policy. Deprecated: `asyncio.run(main(), loop_factory=iocp_loop.new_event_loop)` says the same."""
+    """Set the policy. Deprecated: use `asyncio.run(main(), loop_factory=iocp_loop.new_event_loop)` instead."""
     if sys.version_info >= (3, 12):
         warnings.warn(
             "iocp_loop.install() is deprecated: pass loop_factory=iocp_loop.new_event_loop to asyncio.run() or "
@@ -24,7 +24,7 @@ def install() -> None:
             stacklevel=2,
         )
     with warnings.catch_warnings():
-        # asyncio's own deprecation of policies (3.14) would say the same thing a second time.
+        # asyncio's own deprecation warning (3.14) would say the same again.
         warnings.simplefilter("ignore", DeprecationWarning)
         asyncio.set_event_loop_policy(IocpEventLoopPolicy())
 

@@ -1,9 +1,9 @@
-"""What kind of handle a file object of the program's has: asked on a thread of its own.
+"""Finding out what kind of handle a file object of the program has, on a thread of its own.
 
-A handle that was opened for synchronous I/O has a lock, and whoever reads it in a way that waits keeps it: `input()` in
-a thread, a child that has inherited standard input. Any question about the handle waits for that lock (see
-`_blocking`), without a time-out and beyond Ctrl+C. That must not be the loop's thread. Who waits too long is told so;
-the thread goes when the lock is free.
+The file object behind a handle that was opened for synchronous I/O has a lock, and a read that waits keeps it, such as
+`input()` in a thread, or in a child that inherited standard input. Any query of the handle waits for that lock (see
+`_blocking`), without a time-out, and Ctrl+C does not end it. So the loop's thread must not ask. If there is no answer
+in time, the caller gets an error; the asking thread ends when the lock is free.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from .._win32.kernel import Kernel
 if TYPE_CHECKING:
     from ._turn import TurningLoop
 
-# How long an answer may take, in seconds. A handle that nobody is using answers in microseconds.
+# How long an answer may take, in seconds. A handle that is not in use answers in microseconds.
 PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one handle.
+    """The facts about one handle.
 
     Attributes:
-        is_overlapped: opened with FILE_FLAG_OVERLAPPED.
-        kind: of one that is not, as `_blocking.kind_of` has it; else None.
+        is_overlapped: it was opened with FILE_FLAG_OVERLAPPED.
+        kind: the result of `_blocking.kind_of`; None if it is overlapped.
     """
 
     is_overlapped: bool
@@ -39,16 +39,16 @@ class Facts:
 
 
 def ask(kernel: Kernel, handle: int) -> Facts:
-    """Ask now, on this thread. Raises OSError for what is no handle."""
+    """Ask on this thread. Raises OSError if it is not a handle."""
     is_overlapped = _pipes.is_overlapped(kernel, handle)
     return Facts(is_overlapped, None if is_overlapped else kind_of(kernel, handle))
 
 
 async def ask_aside(loop: "TurningLoop", handle: int) -> Facts | None:
-    """Ask on another thread; None where it is no handle, or no thread is to be had: then ask here.
+    """Ask on another thread. None if it is not a handle, or no thread can be started: then the caller may `ask`.
 
     Raises:
-        OSError: with `winerror` 170, where somebody is waiting in a read of the same handle.
+        OSError: with `winerror` 170, if somebody is waiting in a read of the same handle.
     """
     answered: asyncio.Future[Facts | None] = loop.create_future()
 

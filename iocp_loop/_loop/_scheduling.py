@@ -1,14 +1,14 @@
-"""What waits to be run: `call_soon`, `call_soon_threadsafe` and the timers.
+"""Callbacks and timers: `call_soon`, `call_soon_threadsafe`, `call_later` and `call_at`.
 
-asyncio's own, with less on the way. Handles are set up in place, without asking for debug mode once per handle (it is
-asked once per call; debug mode takes asyncio's own way). Timers are kept in a heap of tuples, because a heap of
-handles would compare them in Python, a dozen times for each of 100,000: `(when, number, handle)`, the number keeping
-those of one moment in the order they were asked for.
+They do the same as asyncio's own, in fewer steps. `asyncio.Handle` objects are filled in place; each call tests debug
+mode once, and in debug mode uses asyncio's own code. The timers are in a heap of tuples `(when, number, handle)`,
+because a heap of handles would compare them in Python, a dozen times for each of 100,000. The number keeps timers of
+the same moment in the order of their calls.
 
-Whoever asks for `_scheduled` gets what BaseEventLoop has there, a heap of handles, and may take from it and add to it:
-the timers are lent. In the heap of tuples they leave one that is always due: our next turn runs it, and it takes them
-back. Until then timers that are added go to the heap of tuples, and are lent when `_scheduled` is asked for again, or
-when a turn that is not ours waits (`_other_turns`).
+Code that reads `_scheduled` gets a heap of handles, as in BaseEventLoop, and may take from it and add to it: the timers
+are lent. They leave one timer in the heap of tuples, which is always due; our next turn runs it, and it takes the
+timers back. Until then new timers go to the heap of tuples, and are lent when `_scheduled` is read again, or when a
+turn that is not ours waits (`_other_turns`).
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from typing import Any, TypeVar, TypeVarTuple
 from .._asyncio import _private as private
 from .._asyncio._private import Handle, ThreadsafeHandle, TimerHandle
 
-# The heap is cleaned when more than this many timers are in it, and more than half of them were cancelled.
+# Cancelled timers are removed when the heap has more than this many timers, and more than half were cancelled.
 TIMERS_KEPT_MAX = 100
-# With more callbacks than this queued, a thread that adds another is slowed down: a turn runs what it finds, so this
-# many are between one look at the port and the next, however fast other threads are. Where no operation is outstanding,
-# packets cannot be kept waiting, only timers: that many.
+# If more callbacks than this are queued, a thread that adds another is slowed down. A turn runs all callbacks that it
+# finds, so this bounds how many run between two looks at the port, however fast other threads are. If no operation is
+# outstanding, only timers have to wait, and the second number holds.
 BACKLOG_MAX = 512
 BACKLOG_WITHOUT_IO_MAX = 16 * 1024
-# By this much for each call, in seconds; long enough for the loop to catch up.
+# The delay of each such call, in seconds; long enough for the loop to catch up.
 SLOWED_S = 0.001
 
 _Arguments = TypeVarTuple("_Arguments")
@@ -40,16 +40,16 @@ _lock = private.lock_handle
 
 
 class SchedulingLoop(private.BaseLoop):
-    """The clock, the callbacks that are ready, and those whose time will come."""
+    """The clock, the ready callbacks, and the timers."""
 
     def __init__(self) -> None:
         self._timer_heap: list[Timer] = []
         self._lent: list[Any] = []
-        self._returning: asyncio.TimerHandle | None = None  # takes back what is lent; None: nothing is
+        self._returning: asyncio.TimerHandle | None = None  # takes the lent timers back; None if none are lent
         self._number = itertools.count().__next__
-        self._outstanding: Sized = ()  # the operations that are; whoever has a proactor says which
+        self._outstanding: Sized = ()  # the outstanding operations; set by the subclass, which has the proactor
         super().__init__()
-        # BaseEventLoop would take that of time.monotonic(): 15.6 ms up to 3.12, by which timers may be early.
+        # BaseEventLoop uses that of time.monotonic(), 15.6 ms up to Python 3.12, by which timers could be early.
         self._clock_resolution = time.get_clock_info("perf_counter").resolution
 
     @property
@@ -60,7 +60,7 @@ class SchedulingLoop(private.BaseLoop):
 
     @_scheduled.setter
     def _scheduled(self, handles: list[Any]) -> None:
-        """All the timers from now on: BaseEventLoop drops many cancelled ones so, and begins with none."""
+        """Replace all timers. BaseEventLoop does so to drop many cancelled ones, and at the start."""
         self._timer_heap.clear()
         self._returning = None
         self._lent = handles
@@ -68,7 +68,7 @@ class SchedulingLoop(private.BaseLoop):
             self._leave_returning_timer()
 
     def _lend_timers(self) -> None:
-        """All that are in the heap of tuples."""
+        """Move all timers from the heap of tuples to the lent heap."""
         heap, lent = self._timer_heap, self._lent
         if len(heap) == 1 and heap[0][2] is self._returning:
             return
@@ -77,7 +77,7 @@ class SchedulingLoop(private.BaseLoop):
             for handle in added:
                 heapq.heappush(lent, handle)
         else:
-            lent.extend(added)  # A list in order is a heap.
+            lent.extend(added)  # A sorted list is a heap.
         heap.clear()
         self._leave_returning_timer()
 
@@ -95,33 +95,33 @@ class SchedulingLoop(private.BaseLoop):
         for handle in lent:
             handle._scheduled = True
             heapq.heappush(heap, (handle._when, self._number(), handle))
-        # Others may have dropped cancelled ones, and not counted.
+        # Counted anew, because others may have dropped cancelled timers without counting.
         self._timer_cancelled_count = sum(timer[2]._cancelled for timer in self._timer_heap)
 
     def time(self) -> float:
-        """Seconds on the performance counter, finer than the 15.6 ms tick that older Pythons' loops count in."""
+        """Seconds on the performance counter, which is finer than the 15.6 ms tick of older Pythons' loops."""
         return time.perf_counter()
 
     def close(self) -> None:
         self._timer_heap.clear()
         self._lent.clear()
         super().close()
-        # BaseEventLoop has asked for `_scheduled`, which leaves a timer of ours there.
+        # BaseEventLoop has read `_scheduled`, which leaves a timer of ours in the heap.
         self._timer_heap.clear()
         self._returning = None
 
     def call_soon(
         self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
     ) -> asyncio.Handle:
-        """Call `callback(*args)` in the next turn, after what was asked for before.
+        """Call `callback(*args)` in the next turn, after the callbacks of earlier calls.
 
         Args:
-            callback: no coroutine.
-            args: what it is called with.
-            context: what it is called in; a copy of the current one if None.
+            callback: a function, and not a coroutine.
+            args: its arguments.
+            context: the context to call it in; a copy of the current one if None.
 
         Raises:
-            RuntimeError: the loop is closed; in debug mode, this is not its thread.
+            RuntimeError: the loop is closed; or, in debug mode, this is not the loop's thread.
         """
         if self._debug or self._closed:
             return _without_own_frame(super().call_soon(callback, *args, context=context))
@@ -136,9 +136,9 @@ class SchedulingLoop(private.BaseLoop):
         return handle  # type: ignore[no-any-return]
 
     def _finish_call_soon(self, exc: BaseException) -> None:
-        """Where an interrupt came in the middle of `call_soon`, do what is left of it.
+        """If an interrupt came in the middle of `call_soon`, finish that call.
 
-        Who called it cannot: it may be a future that wakes a task, which has forgotten its callbacks by now.
+        Its caller cannot: it may be a future that wakes a task, and has forgotten its callbacks by now.
         """
         trace = exc.__traceback__
         while trace is not None:
@@ -152,7 +152,7 @@ class SchedulingLoop(private.BaseLoop):
     def call_soon_threadsafe(
         self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
     ) -> asyncio.Handle:
-        """`call_soon` from any thread: wakes the loop. Many calls while it sleeps cost one packet.
+        """Do `call_soon` from any thread, and wake the loop. Many calls while it sleeps cost one packet.
 
         A thread that is far ahead of a running loop is slowed down, by a millisecond for each call, unless it runs a
         loop itself.
@@ -174,13 +174,13 @@ class SchedulingLoop(private.BaseLoop):
         ready.append(handle)
         self._write_to_self()
         backlog = len(ready)
-        # One operation is what signals wake the loop by.
+        # One outstanding operation is the signal wake-up's receive.
         if backlog > BACKLOG_MAX and (len(self._outstanding) > 1 or backlog > BACKLOG_WITHOUT_IO_MAX):
             self._slow_down()
         return handle  # type: ignore[no-any-return]
 
     def _slow_down(self) -> None:
-        """Let a loop that is far behind catch up; its own thread, and one that runs another loop, are never kept."""
+        """Sleep, so that a loop that is far behind can catch up. Never on a thread that runs a loop."""
         if len(self._ready) > BACKLOG_MAX and self._thread_id is not None and private.current_loop() is None:
             time.sleep(SLOWED_S)
 
@@ -191,7 +191,7 @@ class SchedulingLoop(private.BaseLoop):
         *args: *_Arguments,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Call `callback(*args)` in `delay` seconds, never earlier. Otherwise as `call_at`."""
+        """Call `callback(*args)` in `delay` seconds, never earlier. Order and exceptions are those of `call_at`."""
         if delay is None:
             raise TypeError("delay must not be None")
         handle = self.call_at(self.time() + delay, callback, *args, context=context)
@@ -202,7 +202,7 @@ class SchedulingLoop(private.BaseLoop):
     ) -> asyncio.TimerHandle:
         """Call `callback(*args)` when the loop's `time` has reached `when`, never earlier.
 
-        Timers of the same moment run in the order they were asked for. Otherwise as `call_soon`.
+        Timers of the same moment run in the order of their calls. Arguments and exceptions are those of `call_soon`.
         """
         if when is None:
             raise TypeError("when cannot be None")
@@ -229,9 +229,9 @@ class SchedulingLoop(private.BaseLoop):
         self._check_callback(callback, "call_at")
 
     def _take_due_timers(self, due: Any) -> None:
-        """Move the handles whose time has come to `due`, in order."""
+        """Move the handles that are due to `due`, in order."""
         timers = self._timer_heap
-        # The clock's resolution is what separates two readings of it: by so much a timer may be "reached".
+        # Two times that are closer than the clock's resolution count as equal.
         now = self.time() + self._clock_resolution
         while timers and timers[0][0] < now:
             handle = heapq.heappop(timers)[2]
@@ -239,7 +239,7 @@ class SchedulingLoop(private.BaseLoop):
             due.append(handle)
 
     def _drop_cancelled_timers(self) -> None:
-        """Those at the head of the heap, or all at once when they are many."""
+        """Drop the cancelled timers at the head of the heap, or all of them if there are many."""
         if self._returning is not None:
             self._take_timers_back()
         timers = self._timer_heap
@@ -257,12 +257,12 @@ class SchedulingLoop(private.BaseLoop):
             self._timer_cancelled_count -= 1
             heapq.heappop(timers)[2]._scheduled = False
         if not timers:
-            # One that a turn that is not ours has run counts as one of the heap's, when it is cancelled later.
+            # A timer that was run by a turn that is not ours is counted if it is cancelled later, but is not here.
             self._timer_cancelled_count = 0
 
 
 def _without_own_frame(handle: _AnyHandle) -> _AnyHandle:
-    """Debug mode keeps where a handle was made: the last frame of that is ours."""
+    """Drop our own frame, the last, from the traceback that debug mode keeps of where a handle was made."""
     frames: Any = handle._source_traceback  # type: ignore[attr-defined]
     if frames:
         del frames[-1]

@@ -1,15 +1,15 @@
-"""Wakes a waiting loop when a signal arrives (Ctrl+C above all).
+"""Wakes a waiting loop when a signal arrives, Ctrl+C above all.
 
-Python notes a signal in a C handler, which cannot end a wait on the port; but it writes a byte to the wake-up socket,
-and that ends it. The socketpair exists for nothing else: threads wake the loop by posting to the port. The wake-up
-descriptor is ours only while the loop runs in the main thread; before and after it is whatever it was before, so
-neither another loop in the process nor a closed one leaves Ctrl+C deaf.
+Python's C handler for a signal cannot end a wait on the port. But it writes a byte to the wake-up socket, and the
+receive on that socket ends the wait. The socketpair serves nothing else: threads wake the loop by posting to the port.
+The process's wake-up descriptor is ours only while the loop runs in the main thread. Afterwards the previous one is put
+back, so neither another loop in the process nor a closed one makes Ctrl+C ineffective.
 
-Ctrl+C raises KeyboardInterrupt between any two bytecodes. Where these are the loop's own, it waits and becomes the
-first of the callbacks that are queued: nothing of ours is interrupted in the middle of anything. In the program's code
-it is raised at once, as ever; and so is the second one, wherever it comes, because a callback may never end. This is
-done to Python's own handler and to the one that asyncio.Runner sets, while the loop runs; a handler of the program's is
-left alone.
+Ctrl+C raises KeyboardInterrupt between any two bytecodes. If these belong to the loop's own code, we defer the
+interrupt and make it the first queued callback, so that nothing of ours is interrupted half-way. In the program's code
+it is raised at once, as usual. A second Ctrl+C is raised at once anywhere, because a callback may never end. While the
+loop runs, we do this to Python's own handler and to the one that asyncio.Runner sets; a handler of the program is left
+alone.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from .._core._proactor import Proactor
 
 
-# What Windows delivers to a handler at all (MSDN, signal).
+# The signals for which Windows calls a handler (MSDN, signal).
 HANDLED = frozenset(getattr(signal, name) for name in ("SIGINT", "SIGBREAK", "SIGTERM") if hasattr(signal, name))
 
 _PACKAGE = __name__.partition(".")[0] + "."
-# What of the standard library runs on behalf of ours: in the middle of it, we are in the middle of something too.
+# Modules of the standard library that our code calls: an interrupt there may be in the middle of our code too.
 _HELPERS = frozenset({"socket", "enum", "weakref", "threading", "_weakrefset", "ctypes", "contextlib"})
 
 
@@ -39,12 +39,12 @@ class SignalWakeup:
     """The wake-up socketpair of one loop, made when the loop first runs in the main thread.
 
     Attributes:
-        receives_pending: how many operations of its own are outstanding: 1 or 0.
-        interrupted: Ctrl+C came in the middle of the loop's own code, and waits for `deliver_interrupt`.
+        receives_pending: the number of its operations outstanding, 1 or 0.
+        interrupted: Ctrl+C came in the loop's own code, and waits for `deliver_interrupt`.
 
     Args:
         proactor: the loop's.
-        call_first: makes the loop call something before all else that is queued.
+        call_first: makes the loop call a function before all queued callbacks.
     """
 
     def __init__(self, proactor: "Proactor", call_first: Callable[[Callable[[], None]], None]) -> None:
@@ -55,21 +55,21 @@ class SignalWakeup:
         self._operation: OverlappedEx | None = None
         self.receives_pending = 0
         self.interrupted = False
-        self._on_interrupt: Any = None  # ours, in place of `_interrupt_handler`; None while it is not
+        self._on_interrupt: Any = None  # our handler, while it is set in place of `_interrupt_handler`; else None
         self._interrupt_handler: Any = None
         self._previous: int | None = None
         self._handlers: dict[int, tuple[asyncio.Handle, Any]] = {}
 
     @property
     def installed(self) -> bool:
-        """Whether ours is the process's wake-up descriptor."""
+        """Whether the process's wake-up descriptor is ours."""
         return self._previous is not None
 
     def install(self) -> None:
-        """Become the process's wake-up descriptor, where that is allowed: else the loop runs without signals.
+        """Make ours the process's wake-up descriptor, if Python allows it; otherwise the loop runs without signals.
 
-        Python allows it to the main thread of the main interpreter. Which thread that is, `threading` does not know for
-        certain: it takes for it whichever imported it first, or runs a sub-interpreter.
+        Python allows it in the main thread of the main interpreter only. `threading` may be wrong about which thread
+        that is: it names the one that imported it first, or that runs a subinterpreter. Hence the ValueError below.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -89,7 +89,7 @@ class SignalWakeup:
         self._defer_interrupts()
 
     def uninstall(self) -> None:
-        """Put the previous wake-up descriptor back, unless somebody has replaced ours meanwhile."""
+        """Put the previous wake-up descriptor back, unless somebody has replaced ours."""
         if self._previous is None:
             return
         self._stop_deferring()
@@ -101,11 +101,11 @@ class SignalWakeup:
         try:
             signal.set_wakeup_fd(previous)
         except (OSError, ValueError):
-            # Its owner, another loop say, has closed it meanwhile. Then there is nothing to go back to.
+            # Its owner, another loop for example, has closed it: there is nothing to put back.
             pass
 
     def close(self) -> None:
-        """Take the handlers back and close both sockets; the receiving one when its pending receive has ended."""
+        """Remove the handlers and close both sockets; the receiving one when its pending receive has ended."""
         if threading.current_thread() is threading.main_thread():
             for sig in list(self._handlers):
                 self.remove_handler(sig)
@@ -138,7 +138,7 @@ class SignalWakeup:
                 handler(number, frame)
             else:
                 self.interrupted = True
-                self._call_first(self.deliver_interrupt)  # The wake-up descriptor ends a wait.
+                self._call_first(self.deliver_interrupt)  # If the loop waits, the wake-up descriptor ends that.
 
         on_interrupt.iocp_loop_handler = handler  # type: ignore[attr-defined]
         self._interrupt_handler, self._on_interrupt = handler, on_interrupt
@@ -150,7 +150,7 @@ class SignalWakeup:
             signal.signal(signal.SIGINT, self._interrupt_handler)
 
     def deliver_interrupt(self) -> None:
-        """Between two callbacks: call the handler that was kept from being called in the middle of something."""
+        """Call the handler whose interrupt was deferred. Between two callbacks."""
         if self.interrupted:
             self.interrupted = False
             self._interrupt_handler(signal.SIGINT, None)
@@ -158,14 +158,14 @@ class SignalWakeup:
     # -- handlers ----------------------------------------------------------------------------------------------
 
     def add_handler(self, loop: Any, sig: int, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        """As `IocpEventLoop.add_signal_handler`."""
+        """Let the loop call `callback(*args)` when the signal arrives. Replaces an earlier handler of the loop's."""
         if sig not in HANDLED:
             raise ValueError(f"signal {sig!r} cannot be handled on Windows; SIGINT, SIGBREAK and SIGTERM can")
         handle = asyncio.Handle(callback, args, loop)
 
         def on_signal(_number: int, _frame: Any) -> None:
-            # Runs between any two bytecodes of the main thread: only hand over, and wake. The handler may be removed
-            # before the loop comes to it, and is not called then.
+            # This runs between any two bytecodes of the main thread, so it only queues the handle and wakes the loop.
+            # If the handler is removed before the loop comes to it, it is not called.
             loop.call_soon_threadsafe(private.run_soon, loop, handle)
 
         try:
@@ -180,7 +180,7 @@ class SignalWakeup:
         self._handlers[sig] = (handle, previous)
 
     def remove_handler(self, sig: int) -> bool:
-        """As `IocpEventLoop.remove_signal_handler`."""
+        """Put the previous handling back; False if the loop has no handler for the signal."""
         known = self._handlers.get(sig)
         if known is None:
             return False
@@ -211,13 +211,13 @@ class SignalWakeup:
         self._proactor.submit(operation)
 
     def _on_signal(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        """Being woken was the point: the interpreter runs the Python handlers by itself."""
+        """Re-arm the receive. It has woken the loop, and the interpreter runs the Python handlers itself."""
         self.receives_pending = 0
         if operation.endpoint.closing:
             return
         if status or not byte_count:
-            # QUIRK(windows): sleep, a VPN or a security product may break loopback connections. A new pair, rather
-            # than reading a dead one for ever.
+            # QUIRK(windows): sleep, a VPN or a security product may break loopback connections. Make a new pair, since
+            # a dead one would never wake the loop.
             self._replace()
             return
         self._submit(operation)
@@ -232,7 +232,7 @@ class SignalWakeup:
 
 
 def _is_ours(frame: Any) -> bool:
-    """Whether an interrupted frame runs the loop's own code, or something on its behalf."""
+    """Whether an interrupted frame runs this package's code, or a helper module that it called."""
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         if name.startswith(_PACKAGE):
@@ -244,21 +244,21 @@ def _is_ours(frame: Any) -> bool:
 
 
 def _unwrapped(handler: Any) -> Any:
-    """The handler that one of ours, of whatever loop, stands in for; any other as it is."""
+    """The handler that ours was set in place of, if it is ours, of any loop; otherwise the handler itself."""
     return getattr(handler, "iocp_loop_handler", handler)
 
 
 def _runner_of(handler: Any) -> asyncio.Runner | None:
-    """The Runner that has set a handler for Ctrl+C."""
+    """The Runner that set this handler for Ctrl+C; None if no Runner did."""
     runner = getattr(getattr(handler, "func", None), "__self__", None)
     return runner if isinstance(runner, asyncio.Runner) else None
 
 
 def _is_stale(handler: Any) -> bool:
-    """Whether it is what asyncio.Runner sets for Ctrl+C, of a main task that has ended.
+    """Whether it is a handler that asyncio.Runner set for Ctrl+C, for a main task that has ended.
 
-    The Runner takes it back only where it is still in place, which it is not while ours is. Put back later, it would
-    interrupt the next run, whose own Runner sets nothing where something else than Python's own handler is set.
+    The Runner removes its handler only if it is still set, which it is not while ours is. If we put it back later, it
+    would interrupt the next run, because that run's own Runner sets a handler only in place of Python's own.
     """
     if _runner_of(handler) is None:
         return False
@@ -267,4 +267,4 @@ def _is_stale(handler: Any) -> bool:
 
 
 def _ignore(*_args: object) -> None:
-    """What a loop that is closed is asked to do for signals."""
+    """Do nothing: stands in for the functions of a closed loop."""

@@ -1,7 +1,7 @@
-"""The loop's `sock_*` methods: what IocpProactor's futures bring, awaited, and nothing lost when the task is cancelled.
+"""The loop's `sock_*` methods. They await IocpProactor's futures, and lose nothing when the task is cancelled.
 
-A task may be cancelled when its operation has finished already and only its result is on the way. What came is then
-given back to the socket, and the next receive begins with it.
+A task may be cancelled after its operation has finished, while only the result is on the way. The method then gives
+received data back to the socket, and the next receive begins with them.
 """
 
 import asyncio
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 
-class BareSockets(TurningLoop):
-    """Sockets that their owner keeps, one operation at a time. Raises OSError as the operations do."""
+class RawSocketMethods(TurningLoop):
+    """The raw socket methods: one operation on a socket that the program owns. A failed operation raises OSError."""
 
     _stdlib_proactor: IocpProactor
 
     # Named as both of asyncio's own loops name it; the abstract loop says nbytes.
     async def sock_recv(self, sock: socket.socket, n: int) -> bytes:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Receive up to `n` bytes. A time-out or cancellation loses none: see `IocpProactor`."""
+        """Receive up to `n` bytes. A time-out or a cancellation loses none of them."""
         _check_nonblocking(sock, "sock_recv")
         give_back = self._stdlib_proactor.give_back
         return await _or_give_back(self._stdlib_proactor.recv(sock, n), lambda data: give_back(sock, data))
 
     async def sock_recv_into(self, sock: socket.socket, buf: "Buffer") -> int:
-        """Receive into a writable buffer; the byte count."""
+        """Receive into a writable buffer. Returns the byte count."""
         _check_nonblocking(sock, "sock_recv_into")
 
         def give_back(count: int) -> None:
@@ -46,7 +46,7 @@ class BareSockets(TurningLoop):
         return await _or_give_back(self._stdlib_proactor.recvfrom(sock, bufsize), lambda came: give_back(sock, *came))
 
     async def sock_recvfrom_into(self, sock: socket.socket, buf: "Buffer", nbytes: int = 0) -> tuple[int, Any]:
-        """Receive one datagram into a writable buffer, at most `nbytes` of it; the byte count and the sender."""
+        """Receive one datagram into a writable buffer, at most `nbytes` of it. Returns byte count and sender."""
         _check_nonblocking(sock, "sock_recvfrom_into")
 
         def give_back(came: tuple[int, Any]) -> None:
@@ -61,7 +61,7 @@ class BareSockets(TurningLoop):
         await self._stdlib_proactor.send(sock, data)
 
     async def sock_sendto(self, sock: socket.socket, data: "Buffer", address: "tuple[Any, ...] | str | Buffer") -> int:
-        """Send one datagram to an address; the byte count."""
+        """Send one datagram to an address. Returns the byte count."""
         _check_nonblocking(sock, "sock_sendto")
         return await self._stdlib_proactor.sendto(sock, data, 0, address)
 
@@ -76,13 +76,13 @@ class BareSockets(TurningLoop):
         await self._stdlib_proactor.connect(sock, address)
 
     async def sock_accept(self, sock: socket.socket) -> tuple[socket.socket, Any]:
-        """Accept one connection: the new non-blocking socket and the peer's address."""
+        """Accept one connection. Returns the new non-blocking socket and the peer's address."""
         _check_nonblocking(sock, "sock_accept")
         return await _or_give_back(self._stdlib_proactor.accept(sock), lambda came: came[0].close())
 
 
 async def _or_give_back(future: "asyncio.Future[_Result]", give_back: Callable[[_Result], object]) -> _Result:
-    """The future's result; or, where the task was cancelled before it could be told of one, let `give_back` have it."""
+    """Return the future's result. If the task is cancelled when there is a result, pass that to `give_back`."""
     try:
         return await future
     except asyncio.CancelledError:
@@ -94,7 +94,8 @@ async def _or_give_back(future: "asyncio.Future[_Result]", give_back: Callable[[
 
 
 def _check_nonblocking(sock: socket.socket, operation: str) -> None:
-    # Overlapped calls do not mind, and ProactorEventLoop never asks. The documentation demands it, so debug mode does.
+    # Overlapped calls work on blocking sockets too, and ProactorEventLoop does not check. But the documentation demands
+    # a non-blocking socket, so debug mode does.
     if sock.gettimeout() != 0 and asyncio.get_running_loop().get_debug():
         raise ValueError(
             f"the socket must be non-blocking: {operation} on socket {sock.fileno()}; "

@@ -1,20 +1,20 @@
-"""One turn of the loop: wait; run what was queued before; deliver what was settled; run the timers that are due.
+"""One turn of the loop: wait; run the queued callbacks; deliver the settled results; run the timers that are due.
 
-Results go straight to their sinks (a transport's reader, a future), in the sink's context; nothing is allocated per
-packet but the bytes it brought. A turn is written out here, and not left to BaseEventLoop, because there it costs more
-than the delivery of a message; its semantics are asyncio's, and the contract tests hold it to them:
+A result goes straight to its sink (a transport's reader, a future), in the sink's context; a packet allocates nothing
+but the bytes it brought. The turn is written out here, because BaseEventLoop's costs more than the delivery of a
+message. Its semantics are asyncio's, and the contract tests check them:
 
-* callbacks added during a turn run in the next one. Where nothing was queued when the turn began, those that the
-  deliveries add are run at once: the order is the same, and one look at the port is saved. So is the look of a turn
-  with callbacks queued, while no operation is outstanding;
-* what was queued before a packet was dequeued runs before the packet is delivered;
-* a receive whose data asked for callbacks is submitted again when these have run, in this turn or the next one: what
-  they sent is on the way then, and a quick peer's next message may be there already;
+* a callback that is added during a turn runs in the next one. If nothing was queued when the turn began, callbacks that
+  deliveries add run in the same turn: the order is the same, and one look at the port is saved. A turn with queued
+  callbacks and no outstanding operation does not look at the port either;
+* callbacks that were queued before a packet was dequeued run before it is delivered;
+* if the data of a receive queued callbacks, the receive is re-armed after they have run, in this turn or the next. By
+  then their answer is on its way, and a quick peer's next message may have arrived;
 * a timer is due when the clock has reached its time, never before;
-* cancelled timers are dropped when they reach the head of the heap, or all at once when they are many.
+* cancelled timers are dropped when they reach the head of the heap, or all at once when there are many.
 
-A callback may run the loop again, where a program has allowed that: then what is left of a turn is done by the turn
-inside it. Turns that are not ours find in `_other_turns` what they need.
+If a program allows it, a callback may run the loop again. The inner turn then does the rest of the outer one's work.
+`_other_turns` serves turns that are not ours.
 """
 
 import asyncio
@@ -33,19 +33,19 @@ from ._other_turns import OtherTurns
 from ._scheduling import SchedulingLoop
 from ._signals import SignalWakeup
 
-# Longer waits end early and are begun again: what asyncio does, so that no clock is trusted for longer than a day.
+# Longer waits end early and begin again, as in asyncio, so that no clock is trusted for longer than a day.
 WAIT_MAX_S = 24 * 3600
-# Every so many turns (a power of two) the port is looked at, though nothing is outstanding that could bring a packet.
+# In one turn of so many (a power of two) the loop looks at the port even if no operation could bring a packet.
 TURNS_WITHOUT_LOOK_MAX = 64
 _Handle, _TimerHandle = private.Handle, private.TimerHandle
 
 
 class TurningLoop(SchedulingLoop):
-    """What makes IocpEventLoop turn: wake-ups, signals and the delivery of results."""
+    """The turn of IocpEventLoop, with wake-ups, signals and the delivery of results."""
 
     def __init__(self, *, kernel: Kernel | None = None) -> None:
         self.proactor = Proactor(kernel=kernel)
-        super().__init__()  # Which sets debug mode.
+        super().__init__()  # It sets debug mode, which needs the proactor.
         self.proactor.on_stray.append(self._on_stray)
         self._outstanding = self.proactor.pending
         self._signals = SignalWakeup(self.proactor, self._call_first)
@@ -58,12 +58,12 @@ class TurningLoop(SchedulingLoop):
             TurningLoop._deliver_slowly,
         )
         self._turn = Turn(self._ready)
-        self._due: deque[Any] = deque()  # timers whose time has come; emptied in the same turn, unless one raises
+        self._due: deque[Any] = deque()  # due timers; emptied in the same turn, unless an exception ends it
 
     def set_debug(self, enabled: bool) -> None:
-        """As asyncio's; and packets whose key is not their operation's are reported, and not believed."""
+        """As in `asyncio.BaseEventLoop.set_debug`; also, a packet with a wrong key is reported and dropped."""
         super().set_debug(enabled)
-        # The hot path asks for nothing of this.
+        # By replacing methods, so that the hot path has no branch for it.
         self.__dict__.pop("_deliver", None)
         if not self.proactor.port.closed:
             self.proactor.check_keys(enabled)
@@ -72,7 +72,7 @@ class TurningLoop(SchedulingLoop):
 
     def close(self) -> None:
         super().close()
-        self.__dict__.pop("_deliver", None)  # Which is a cycle.
+        self.__dict__.pop("_deliver", None)  # A bound method of this object: a cycle.
 
     def run_forever(self) -> None:
         """Run until `stop` is called; signals wake the loop while it runs in the main thread."""
@@ -88,15 +88,15 @@ class TurningLoop(SchedulingLoop):
                     break
             self._end_running(hooks)
         except BaseException as exc:
-            # Not in a `finally`: an interrupt may come in the middle of the end as well. Twice is once.
+            # Not in a `finally`: an interrupt may come in the middle of `_end_running` too. It may run twice.
             self._end_running(hooks)
             self._finish_call_soon(exc)
             private.forget_stop(self._ready)
             if isinstance(exc, KeyboardInterrupt):
-                self._signals.interrupted = False  # Told by this one.
+                self._signals.interrupted = False  # This exception reports it.
             raise
         finally:
-            self._signals.deliver_interrupt()  # One that has not had its turn.
+            self._signals.deliver_interrupt()  # A deferred interrupt that no turn has delivered.
 
     def _end_running(self, hooks: Any) -> None:
         self._turn.number = 0
@@ -104,15 +104,15 @@ class TurningLoop(SchedulingLoop):
         self._signals.uninstall()
 
     def _end_turn_before(self) -> None:
-        """For a turn that is not ours: do what is left of the one before."""
+        """For a turn that is not ours: do the rest of the previous turn."""
         self._turn.number = 0
         self._end_turn(len(self._turn.unarmed))
 
     def _time_to_wait(self, timeout: float | None) -> float | None:
-        """For a turn that is not ours: how long, when what was left of the turn before has been done."""
+        """For a turn that is not ours: how long it may wait, after the rest of the previous turn was done."""
         self._lend_timers()
         while self._due:
-            # Of a turn of ours that runs around this one, or was ended by an interrupt.
+            # Left by a turn of ours that runs around this one, or that an interrupt ended.
             self._ready.append(self._due.popleft())
         if self._ready:
             return 0
@@ -131,8 +131,8 @@ class TurningLoop(SchedulingLoop):
             self._drop_cancelled_timers()
         queued = len(ready)
         if queued or self._due or self._stopping or turn.corked or turn.unarmed:
-            # Corked: written before the loop ran, while the turn before was uncorking, or when a KeyboardInterrupt
-            # ended it.
+            # `corked` may have writers here: a program wrote before the loop ran, or while the previous turn sent what
+            # was gathered, or a KeyboardInterrupt ended that turn.
             timeout: float | None = 0
         elif timers:
             timeout = min(timers[0][0] - self.time(), WAIT_MAX_S)
@@ -145,8 +145,8 @@ class TurningLoop(SchedulingLoop):
         if timers:
             self._take_due_timers(self._due)
         if queued:
-            waiting = len(turn.unarmed)  # their callbacks are among those that are queued
-            # Only what was there: a callback that adds another must not keep the packets waiting.
+            waiting = len(turn.unarmed)  # readers whose callbacks are among the `queued`; later ones wait a turn
+            # Only these: a callback that adds another must not keep the packets waiting.
             self._run_first(ready, queued)
         if settled:
             self._deliver(settled)
@@ -156,22 +156,22 @@ class TurningLoop(SchedulingLoop):
         if added and not self._stopping:
             self._run_first(ready, added)
         if turn.corked or turn.unarmed:
-            # The callbacks of what was delivered have run; but where others were queued, they run in the next turn.
+            # If nothing was queued, the callbacks of this turn's deliveries have run; otherwise they run in the next.
             self._end_turn(waiting if queued else len(turn.unarmed))
 
     def _end_turn(self, receives: int) -> None:
-        """Send what writers have gathered; then the first `receives` of those that waited for that are submitted."""
+        """Send what writers have gathered; then submit the first `receives` of the receives that waited for that."""
         self._uncork()
         unarmed = self._turn.unarmed
         for _ in range(min(receives, len(unarmed))):
             try:
-                # Taken out when it is done: a KeyboardInterrupt leaves it for the next turn.
+                # Removed after it was armed, so that a KeyboardInterrupt leaves it for the next turn.
                 unarmed[0].arm()
                 unarmed.popleft()
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                # A bug of ours; as wherever a receive is submitted, it concerns one connection and not the loop.
+                # A bug of ours. It concerns one connection, and must not end the loop.
                 self._report_arming(unarmed.popleft(), exc)
 
     def _report_arming(self, reader: Receiver, exc: BaseException) -> None:
@@ -179,8 +179,8 @@ class TurningLoop(SchedulingLoop):
         self.call_exception_handler({"message": message, "exception": exc, "transport": reader.transport})
 
     def _needs_no_look(self) -> bool:
-        # No operation is outstanding but the one that signals wake the loop by, and their handlers the interpreter runs
-        # by itself. What another thread posts says that something is queued, which is known.
+        # Only the signal wake-up's receive is outstanding. It can wait, because the interpreter runs signal handlers
+        # itself. A packet of another thread would only say that callbacks are queued, which is known.
         return not self.proactor.before_wait and self._turn.number % TURNS_WITHOUT_LOOK_MAX != 0
 
     def _uncork(self) -> None:
@@ -192,9 +192,10 @@ class TurningLoop(SchedulingLoop):
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as exc:
-                # A bug of ours, or of a socket that is not Python's: it concerns one connection and not the loop.
+                # A bug of ours, or of a socket that is not Python's. It concerns one connection, and must not end the
+                # loop.
                 writer.transport.fatal_error(exc, "Fatal write error on transport")
-            # Taken out when it is done, as in `end_turn`; a turn inside of resume_writing() may have done it.
+            # Removed after it has sent, as in `_end_turn`. A turn inside resume_writing() may have removed it.
             if corked and corked[0] is writer:
                 corked.popleft()
 
@@ -205,12 +206,13 @@ class TurningLoop(SchedulingLoop):
         handle = begun = None
         take = handles.popleft
         for _ in range(count):
-            # The `try` stands before anything is taken: CPython protects the line of no `try` by the one around it.
+            # The inner `try` stands before anything is taken, because CPython protects the line of a `try` by no `try`,
+            # not even by the outer one.
             try:
                 try:
                     handle = take()
                 except IndexError:
-                    break  # A turn inside one of them has run the rest.
+                    break  # A turn inside one of the callbacks has run the rest.
                 if handle._cancelled:
                     continue
                 kind = handle.__class__
@@ -219,22 +221,22 @@ class TurningLoop(SchedulingLoop):
                 elif kind is _Handle or kind is _TimerHandle:
                     (begun := handle)._context.run(handle._callback, *handle._args)
                 else:
-                    # Made in debug mode, by another thread, or by a program with handles of its own.
+                    # Made in debug mode, by another thread, or by a program with its own subclass of `asyncio.Handle`.
                     (begun := handle)._run()
             except (SystemExit, KeyboardInterrupt):
-                # An interrupt before it began, or in one of ours that goes on where it was: it is still the next one.
+                # An interrupt came before it began, or it is a callback of ours that may run again: it runs next.
                 if handle is not begun or getattr(getattr(handle, "_callback", None), "repeatable", False):
                     handles.appendleft(handle)
                 raise
             except BaseException as exc:
                 if handle is begun and private.leave_entered_context(handle):
-                    handles.appendleft(handle)  # Not begun: this turn runs inside a callback of the same context's.
+                    handles.appendleft(handle)  # It did not begin: this turn runs inside a callback in its context.
                 else:
                     private.report_callback(self, handle, exc)
-        handle = begun = None  # Of a callback that raised, the traceback holds this frame: nothing may live on with it.
+        handle = begun = None  # If a callback raised, its traceback holds this frame, which must keep nothing alive.
 
     def _run_timed(self, handle: asyncio.Handle) -> None:
-        """Debug mode: say which callback took long."""
+        """Run a callback in debug mode, and log it if it is slow."""
         self._current_handle = handle
         started = self.time()
         try:
@@ -244,17 +246,17 @@ class TurningLoop(SchedulingLoop):
         elapsed = self.time() - started
         if elapsed >= self.slow_callback_duration:
             private.logger.warning("Executing %s took %.3f seconds", private.format_handle(handle), elapsed)
-        handle = None  # type: ignore[assignment]  # As in `_run_first`.
+        handle = None  # type: ignore[assignment]  # For the reason given in `_run_first`.
 
     def _write_to_self(self) -> None:
         try:
             self.proactor.wake()
         except ValueError:
-            # The loop was closed meanwhile, by another thread: call_soon_threadsafe has said so already, or will.
+            # Another thread has closed the loop: call_soon_threadsafe has raised for that, or will.
             pass
 
     def _process_events(self, settled: deque[Settled]) -> None:
-        """For turns that are not ours: it calls nobody, as asyncio's, and queues what does."""
+        """For turns that are not ours: queue the delivery. As in asyncio, user code is not called here."""
         if settled:
             self._ready.append(asyncio.Handle(self._deliver, (settled,), self, contextvars.Context()))
 
@@ -264,7 +266,7 @@ class TurningLoop(SchedulingLoop):
         context: Any
         operation = begun = None
         take = settled.popleft
-        # Only what is there now: what user code adds by inline completions waits for the next turn.
+        # Only the results that are there: inline completions that user code adds wait for the next turn.
         for _ in range(len(settled)):
             try:
                 operation, status, byte_count = take()
@@ -274,19 +276,19 @@ class TurningLoop(SchedulingLoop):
                 else:
                     context.run((begun := operation).deliver, operation, status, byte_count)
             except (SystemExit, KeyboardInterrupt):
-                # An interrupt, and its sink knows nothing of it: it is still the next one.
+                # An interrupt came before the sink had the result: it is delivered next.
                 if operation is not None and (operation is not begun or _is_undelivered(operation)):
                     settled.appendleft((operation, status, byte_count))
                 raise
             except BaseException as exc:
                 if isinstance(exc, IndexError) and _is_of_this_frame(exc):
-                    break  # `take`: a turn inside one of the deliveries has made the others.
+                    break  # `take` raised it: a turn inside one of the deliveries has delivered the rest.
                 if context is not None and private.is_entered(context):
-                    # Not begun: this turn runs inside a callback of the same transport's.
+                    # It did not begin: this turn runs inside a callback of the same transport.
                     self._deliver_inside(context, operation, status, byte_count)
                 else:
                     self._report_delivery(operation, exc)
-        operation = begun = context = None  # As in `_run_first`.
+        operation = begun = context = None  # For the reason given in `_run_first`.
 
     def _deliver_inside(self, context: contextvars.Context, operation: Any, status: int, byte_count: int) -> None:
         try:
@@ -297,14 +299,14 @@ class TurningLoop(SchedulingLoop):
             self._report_delivery(operation, exc)
 
     def _deliver_slowly(self, settled: deque[Settled]) -> None:
-        """Debug mode: one by one, each timed, because no Handle does it for a directly delivered callback."""
+        """Deliver in debug mode: time each delivery here, because no `asyncio.Handle` does."""
         one: Any
         operation: Any
         deliver: Any
         context: Any
         for _ in range(len(settled)):
             if not settled:
-                break  # As in `_run_first`.
+                break  # A turn inside one of the deliveries has delivered the rest.
             one = settled.popleft()
             operation = one[0]
             deliver, context = operation.deliver, private.enterable(operation.context or contextvars.copy_context())
@@ -318,7 +320,7 @@ class TurningLoop(SchedulingLoop):
             elapsed = self.time() - started
             if elapsed >= self.slow_callback_duration:
                 private.logger.warning("Delivering %r to %r took %.3f seconds", operation, deliver, elapsed)
-        one = operation = deliver = context = None  # As in `_run_first`.
+        one = operation = deliver = context = None  # For the reason given in `_run_first`.
 
     def _report_delivery(self, operation: OverlappedEx, exc: BaseException) -> None:
         sink: Any = getattr(operation.deliver, "__self__", None)
@@ -328,7 +330,7 @@ class TurningLoop(SchedulingLoop):
             "message": f"Exception in callback: delivering {operation.io_type.name} on {operation.endpoint.subject}",
             "exception": exc,
         }
-        transport = getattr(sink, "transport", sink)  # A stream's reader or writer names the transport it belongs to.
+        transport = getattr(sink, "transport", sink)  # A stream's reader or writer has its transport there.
         if isinstance(transport, asyncio.BaseTransport):
             context["transport"] = transport
             context["protocol"] = transport.get_protocol()  # type: ignore[attr-defined, unused-ignore]
@@ -339,12 +341,12 @@ class TurningLoop(SchedulingLoop):
 
 
 def _is_of_this_frame(exc: BaseException) -> bool:
-    """Whether an exception came out of no other Python function than the one that has caught it."""
+    """Whether an exception was raised in the function that caught it, and in no function that this one called."""
     trace = exc.__traceback__
     return trace is None or trace.tb_next is None
 
 
 def _is_undelivered(operation: OverlappedEx) -> bool:
-    """Whether an interrupt has ended a delivery before its sink had taken the result."""
+    """Whether an interrupt ended a delivery before its sink had the result."""
     sink: Any = getattr(operation.deliver, "__self__", None)
     return hasattr(sink, "awaits") and bool(sink.awaits(operation))

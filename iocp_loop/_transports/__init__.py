@@ -1,1 +1,1 @@
-"""Asyncio transports. They go by the contracts of level 3: an address, a key or an error number never shows."""
+"""Asyncio transports. They use only the contracts of level 3, and never see an address, a key or an error number."""

@@ -1,8 +1,8 @@
-"""What every transport on an endpoint does alike: begin, report, and end.
+"""The common part of all transports on an endpoint: how they begin, report and end.
 
-The end, in order: `close_endpoint` queues connection_lost and gives the endpoint to the proactor (cancel, wait for
-zero, close the handle); connection_lost is called in its turn, or when the kernel has let go, whichever is later; then
-the transport gives its memory back.
+The end, in order: `close_endpoint` queues connection_lost() and gives the endpoint to the proactor (cancel, wait for
+zero operations, close the handle). connection_lost() is called when its turn among the callbacks comes, but not before
+the last operation is over. Then the transport releases its memory.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ from ._services import Services
 
 
 class EndpointTransport(asyncio.Transport):
-    """One endpoint, its handle and its protocol. A subclass says how it begins, and what it gives back at the end.
+    """One endpoint, its handle and its protocol. A subclass begins receiving, and releases its memory at the end.
 
     Attributes:
-        services: what transports of its loop are given.
-        context: the contextvars.Context that the protocol is called in: that of whoever made the transport.
+        services: the loop's services to its transports.
+        context: the contextvars.Context in which the protocol is called: that of the code that made the transport.
     """
 
-    # A dictionary too, which costs nothing while it is empty: programs note things on transports, and tests replace
+    # A `__dict__` too, which costs nothing while it is empty: programs set attributes on transports, and tests replace
     # their methods.
     __slots__ = (
         "__dict__",
@@ -32,7 +32,7 @@ class EndpointTransport(asyncio.Transport):
         "_endpoint",
         "_exception",
         "_handle",
-        "_is_overdue",
+        "_lost_deferred",
         "_protocol",
         "context",
         "services",
@@ -54,11 +54,11 @@ class EndpointTransport(asyncio.Transport):
         self._endpoint = endpoint
         self._handle: Any = handle
         self._exception: BaseException | None = None
-        self._is_overdue = False  # connection_lost had its turn before the kernel had let go of the endpoint
+        self._lost_deferred = False  # connection_lost() was due while an operation was still outstanding
 
     @property
     def loop(self) -> Any:
-        """Whose transport it is."""
+        """The event loop."""
         return self.services.loop
 
     def _start(self, waiter: "asyncio.Future[None] | None") -> None:
@@ -69,15 +69,15 @@ class EndpointTransport(asyncio.Transport):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            # As on asyncio's own loops: reported, and the connection goes on.
+            # As on asyncio's own loops, the error is reported and the connection goes on.
             self._report("Exception in callback protocol.connection_made()", exc)
         finally:
-            # Also after a KeyboardInterrupt: whoever runs the loop again has a connection that works.
+            # Also after a KeyboardInterrupt: if the loop is run again, the connection works.
             if waiter is not None:
                 private.set_result_unless_cancelled(waiter, None)
             if len(callbacks) > queued:
-                # Whoever waits for the connection, and the callbacks that connection_made() has asked for, go on before
-                # its first bytes are delivered, as on asyncio's own loops: there is attached what the bytes are for.
+                # The task that waits for the connection, and the callbacks that connection_made() queued, run before
+                # the first bytes are delivered, as on asyncio's own loops: they attach what the bytes are for.
                 self.loop.call_soon(self._begin_receiving, context=self.context)
             else:
                 self._begin_receiving()
@@ -90,10 +90,10 @@ class EndpointTransport(asyncio.Transport):
             try:
                 described = repr(self)
             except AttributeError:
-                described = object.__repr__(self)  # Its making was cut short by an interrupt.
+                described = object.__repr__(self)  # An interrupt cut short its `__init__`.
             warnings.warn(f"unclosed transport {described}", ResourceWarning, source=self)
-            # Nothing is pending: an operation of ours would have kept us alive. If a proactor that was closed has kept
-            # the handle open, it must stay so: a call that could not be interrupted is still using it.
+            # Nothing is pending, because an operation of ours would have kept this object alive. If a closed proactor
+            # kept the handle open, this does not close it either: a call that could not be interrupted still uses it.
             self.services.proactor.close_endpoint(self._endpoint)
 
     def set_protocol(self, protocol: Any) -> None:
@@ -104,7 +104,7 @@ class EndpointTransport(asyncio.Transport):
 
     @property
     def endpoint(self) -> Endpoint:
-        """The record of the handle under this transport."""
+        """The endpoint under this transport."""
         return self._endpoint
 
     @property
@@ -134,8 +134,8 @@ class EndpointTransport(asyncio.Transport):
         self._force_close(None)
 
     def fatal_error(self, exc: BaseException, message: str) -> None:
-        """End the connection because of `exc`: reported if it is the program's fault, else for connection_lost."""
-        # Ended first: the exception handler is the program's, and may use the transport.
+        """End the connection because of `exc`, which connection_lost() gets. Report it unless it is an OSError."""
+        # End it first: the exception handler is the program's, and may use the transport.
         self._force_close(exc)
         if isinstance(exc, OSError):
             if self.loop.get_debug():
@@ -153,29 +153,29 @@ class EndpointTransport(asyncio.Transport):
         raise NotImplementedError
 
     def close_endpoint(self, exc: BaseException | None) -> None:
-        """Give the endpoint to the proactor to be closed; connection_lost(exc) follows."""
+        """Let the proactor close the endpoint; connection_lost(exc) follows."""
         if not self._endpoint.closing:
             self._exception = exc
             self._queue_connection_lost()
             self.services.proactor.close_endpoint(self._endpoint, self._on_closed)
 
     def _queue_connection_lost(self) -> None:
-        # Queued now, not when the handle is closed, so that connection_lost keeps its place among the callbacks as on
-        # asyncio's other loops. By its turn the cancelled receive's packet has come, as a rule.
+        # Queued here, and not when the handle is closed, so that connection_lost() has the same place among the
+        # callbacks as on asyncio's other loops. When it runs, the cancelled receive's packet has usually come.
         self.loop.call_soon(self._call_connection_lost, context=self.context)
 
     def _on_closed(self) -> None:
-        if self._is_overdue:
+        if self._lost_deferred:
             self.loop.call_soon(self._call_connection_lost, context=self.context)
 
     @repeatable
     def _call_connection_lost(self) -> None:
         if self._endpoint.operations:
-            # The packet of a cancelled operation is still on its way; _on_closed will call again.
-            self._is_overdue = True
+            # The packet of a cancelled operation is still on its way; `_on_closed` will queue this again.
+            self._lost_deferred = True
             return
         if self._handle is None:
-            return  # Asked for twice, where an interrupt came between asking and closing.
+            return  # It was queued twice, because an interrupt came between queueing it and closing the endpoint.
         try:
             self._protocol.connection_lost(self._exception)
         finally:
@@ -183,5 +183,5 @@ class EndpointTransport(asyncio.Transport):
             self._release()
 
     def _release(self) -> None:
-        """Give all memory back, and break every cycle: nothing is outstanding any more."""
+        """Release all memory and break every cycle. Nothing is outstanding."""
         raise NotImplementedError

@@ -1,8 +1,8 @@
-"""How a BufferedProtocol gets its bytes.
+"""Delivery to a BufferedProtocol.
 
-Its buffer is asked for when data has arrived and not before, as on asyncio's other loops: a protocol may resize or
-replace its buffer whenever it is not being filled. What came is copied into it; while receives fill 128 KiB, the rest
-of each is received straight into the protocol's.
+get_buffer() is called when data has arrived and not before, as on asyncio's other loops: a protocol may resize or
+replace its buffer whenever it is not being filled. Received data are copied into that buffer. While receives fill our
+own buffer of 128 KiB or more, what has arrived beyond it is received directly into the protocol's.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 from ._connection import Connection
 
-# Rounds of direct reading before other connections get their turn.
+# How often data are received directly in a row before other connections get their turn.
 DIRECT_ROUNDS_MAX = 8
 
 
-class Fed(Protocol):
-    """A reader, as far as its BufferedProtocol is concerned; see `Reader`."""
+class FedReader(Protocol):
+    """The part of a `Reader` that this module uses."""
 
     transport: Connection
     protocol: Any
@@ -23,20 +23,20 @@ class Fed(Protocol):
 
     @property
     def feeds(self) -> bool:
-        """Whether the protocol wants data now, by the socket's own call."""
+        """Whether the protocol may be given data by the socket's own call."""
         ...
 
     def keep_for_later(self, rest: bytes) -> None:
-        """The protocol was interrupted: what it has not taken comes first, the next time."""
+        """Keep the bytes that an interrupted protocol has not been given; the next delivery begins with them."""
 
 
-def deliver(reader: Fed, data: bytes, receive_into: Callable[[Any], int] | None) -> None:
-    """Give the reader's BufferedProtocol all of `data`; what it raises ends the connection.
+def deliver(reader: FedReader, data: bytes, receive_into: Callable[[Any], int] | None) -> None:
+    """Give the reader's BufferedProtocol all of `data`. If it raises, the connection ends.
 
     Args:
-        reader: whose protocol it is for.
-        data: what was received.
-        receive_into: the socket's own call, where more is waiting than the reader's buffer held.
+        reader: the reader that received them.
+        data: the received bytes.
+        receive_into: the socket's own call, if more has probably arrived than the reader's buffer held; else None.
     """
     try:
         _feed(reader, data)
@@ -48,7 +48,7 @@ def deliver(reader: Fed, data: bytes, receive_into: Callable[[Any], int] | None)
         reader.transport.fatal_error(exc, "Fatal error: protocol.buffer_updated() call failed.")
 
 
-def _feed(reader: Fed, data: bytes) -> None:
+def _feed(reader: FedReader, data: bytes) -> None:
     """Copy data into the protocol's buffer, in as many rounds as its buffers need."""
     protocol, rest = reader.protocol, memoryview(data)
     try:
@@ -65,11 +65,11 @@ def _feed(reader: Fed, data: bytes) -> None:
         raise
 
 
-def receive_directly(reader: Fed, receive_into: Callable[[Any], int]) -> None:
-    """More than the reader's buffer held is waiting: receive it where the protocol wants it, without a copy.
+def receive_directly(reader: FedReader, receive_into: Callable[[Any], int]) -> None:
+    """Receive what has arrived into the protocol's own buffer, without a copy.
 
     Args:
-        reader: whose protocol it is for; nothing of its own is outstanding.
+        reader: the reader, without an outstanding receive.
         receive_into: the socket's own call.
     """
     for _ in range(DIRECT_ROUNDS_MAX):
@@ -79,10 +79,10 @@ def receive_directly(reader: Fed, receive_into: Callable[[Any], int]) -> None:
         try:
             byte_count = receive_into(target)
         except OSError:
-            # Nothing there yet, or the connection broke: the next receive waits, or says so.
+            # Nothing has arrived, or the connection broke: the next receive waits, or reports it.
             return
         if not byte_count:
-            # End of file; the next receive says so again.
+            # End of file; the next receive reports it again.
             return
         reader.protocol.buffer_updated(byte_count)
         if byte_count < len(target):

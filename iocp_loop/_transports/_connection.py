@@ -1,4 +1,4 @@
-"""What a reader and a writer know of the connection that they are the halves of."""
+"""The transport as its two halves, the reader and the writer, see it."""
 
 import contextvars
 from typing import Any, Protocol
@@ -14,19 +14,19 @@ class Connection(Protocol):
 
     @property
     def loop(self) -> Any:
-        """As of `Services`."""
+        """The event loop."""
 
     def tell_protocol(self, what: str) -> None:
-        """Call the protocol's method of that name, which takes nothing; what it raises is reported."""
+        """Call the protocol's method of that name, without arguments; report what it raises."""
 
     def fatal_error(self, exc: BaseException, message: str) -> None:
         """End the connection at once, because of `exc`."""
 
     def close(self) -> None:
-        """End it when all that was written is out."""
+        """End the connection when all that was written is out."""
 
     def shutdown_writing(self) -> None:
         """Send the end of file."""
 
     def end(self, *, is_ended: bool) -> None:
-        """All that was written before `close` is out; is_ended: and the end of file, too."""
+        """Called when all that was written before `close` is out; `is_ended` if the end of file is out too."""

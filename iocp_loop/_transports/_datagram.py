@@ -1,34 +1,34 @@
-"""A UDP socket as an asyncio transport that nothing the network says can silence.
+"""A UDP socket as an asyncio transport that no answer of the network can silence.
 
-Receiving: one receive is outstanding, and armed again whatever its packet brought. When it is served at once,
-datagrams are queueing up faster than packets bring them, and the socket's own call takes them in one go: two kernel
-calls per datagram become one, and nothing overflows while the loop is busy with packets. An ICMP answer to an earlier
-datagram, a datagram longer than the buffer, an unreachable network reach `error_received`, and reception goes on.
-Errors that come at once and again and again are waited out, not spun on.
+Receiving: one receive is outstanding, and is re-armed whatever its packet brought. If a receive succeeds at once,
+datagrams queue up faster than packets bring them. Then the socket's own call receives the others in one go, so that a
+datagram costs one kernel call and not two, and nothing overflows while the loop is busy with packets. An ICMP answer to
+an earlier datagram, a datagram longer than the buffer, or an unreachable network is reported to `error_received`, and
+reception goes on. If errors come at once and do not end, the receive is re-armed after a pause, so that the loop does
+not spin.
 
-Sending: the socket's own call at once; what the kernel cannot take now waits in order, its head as one overlapped send.
-An address is judged, and a name looked up, when it is given, by the socket's own rules in either case: a bad one
-raises, an unknown name is told to `error_received`, and neither ends the endpoint. close() sends what waits, and
-connection_lost always comes.
+Sending: a datagram is sent at once, by the socket's own call. Datagrams that the kernel cannot take wait in order, and
+one overlapped send carries the first. The address is checked, and a name resolved, in `sendto`, by the socket's own
+rules in either case: a bad address raises, an unknown name is reported to `error_received`, and neither ends the
+endpoint. close() sends the datagrams that wait, and connection_lost() always comes.
 
-    reception  the receive                                     to
-    NEW        is still to be made                             OUT or BURST, after connection_made()
-    OUT        is the kernel's, or what it brought is being    OUT or BURST, submitted again after whatever it brought;
-               delivered, or will be in its turn               WAITING, where it cannot be, or errors do not end
-    BURST      as OUT, and was served at once: after its       as OUT
-               datagram, others are taken by the socket's
-               own call
-    WAITING    is submitted again after a while                as from OUT, by a timer
-    STOPPED    is not asked for any more                       (from any, by close(), abort(), an error)
+    reception  the receive                                     next
+    NEW        was not made yet                                OUT or BURST, after connection_made()
+    OUT        is the kernel's; or its result is queued or     OUT or BURST, re-armed whatever it brought; WAITING, if
+               being delivered                                 it cannot be submitted, or errors do not end
+    BURST      as OUT, and it succeeded at once: after its     as from OUT
+               datagram, the socket's own call receives others
+    WAITING    is ours; a timer will submit it                 as from OUT, by the timer
+    STOPPED    is not submitted again                          none (entered from any, by close(), abort(), an error)
 
-    sending    datagrams                                       to
+    sending    datagrams                                       next
     DIRECT     none wait                                       FLUSHING, by one that the kernel does not take at once
     FLUSHING   wait, the first of them for an overlapped send  DRAINING, by its packet
-    DRAINING   wait for the socket's own call: in this turn,   DIRECT, when the last one is out; FLUSHING, by one that
-               or, when many were sent in it, in the next      the kernel does not take, or that is added meanwhile
-    LOST       were forgotten                                  (from any, by abort(), an error)
+    DRAINING   wait for the socket's own call, in this turn,   DIRECT, when the last one is out; FLUSHING, by one that
+               or in the next if this one has sent many        the kernel does not take, or that is added meanwhile
+    LOST       were forgotten                                  none (entered from any, by abort(), an error)
 
-While datagrams wait, another one waits behind them. STOPPED and not yet LOST, the endpoint closes when it is DIRECT.
+While datagrams wait, each new one waits behind them. An endpoint that is STOPPED and not LOST closes when it is DIRECT.
 """
 
 import asyncio
@@ -50,11 +50,11 @@ from ._services import Services
 
 # The largest UDP payload is 65,507 bytes over IPv4 and 65,527 over IPv6, so nothing is ever truncated.
 DATAGRAM_SIZE_MAX = 64 * 1024
-# Datagrams taken in one go while they queue up, or sent while many wait, before other sockets get their turn.
+# The most datagrams received in one burst, or sent in one turn from the queue, before other sockets get their turn.
 BURST_MAX = 64
-# What each datagram counts for beside its data, in bytes, so that empty ones count too; asyncio does so from 3.13 on.
+# Added to the size of each queued datagram, so that empty ones count too, as in asyncio from 3.13 on.
 HEADER_SIZE = 8
-# What the network, and not the socket, is to blame for: reception goes on at once.
+# Errors of the network and not of the socket: reception goes on at once.
 _RECOVERABLE = frozenset(
     {
         WsaError.CONNRESET,
@@ -82,7 +82,7 @@ class Reception(Enum):
 
 
 class Sending(Enum):
-    """Where the datagrams are that an endpoint is to send; see the module's header."""
+    """Where the datagrams are that an endpoint has still to send; see the module's header."""
 
     DIRECT = "direct"
     FLUSHING = "flushing"
@@ -94,9 +94,9 @@ NEW, OUT, BURST, WAITING, STOPPED = Reception
 DIRECT, FLUSHING, DRAINING, LOST = Sending
 
 
-# An asyncio.Transport too, as on asyncio's own loops.
+# Also an `asyncio.Transport`, as on asyncio's own loops.
 class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
-    """One UDP socket; made by the loop, never by users. Not thread-safe, as all of asyncio.
+    """One UDP socket; made by the loop, never by users. Not thread-safe, like all of asyncio.
 
     Attributes:
         reception, sending: see the module's header.
@@ -119,7 +119,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
 
     _endpoint: DatagramHandle
 
-    # Of each receive's buffer, in bytes. Settable before the endpoint is created, for memory's sake.
+    # The size of the receive buffer. A program that wants to save memory may set it before the endpoint is created.
     datagram_size = DATAGRAM_SIZE_MAX
 
     def __init__(
@@ -136,12 +136,12 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         self._proactor = services.proactor
         self._protocol = protocol
         self._address = address
-        # Where a datagram goes that is given no address; None: to the connected peer. Where broadcasting is allowed,
-        # asyncio does not connect the socket to the remote address, so that anybody may answer.
+        # The receiver of a datagram that is sent without an address; None: the connected peer. If broadcasting is
+        # allowed, asyncio does not connect the socket to the remote address, so that anybody may answer.
         self._target = None if self.get_extra_info("peername") else address
         self.reception, self.sending = NEW, DIRECT
         self._receive: OverlappedEx | None = None
-        self._send: OverlappedEx | None = None  # in FLUSHING: the one whose packet ends it
+        self._send: OverlappedEx | None = None  # in FLUSHING: the overlapped send
         self._ahead = 0  # deliveries under way whose next receive was submitted ahead; see `_reader`
         self._errors_in_a_row = 0
         self._queue: deque[tuple[bytes, bytes]] = deque()  # data and packed address; b"" for the connected peer
@@ -170,7 +170,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
 
     @repeatable
     def _receive_first(self) -> None:
-        # First what a cancelled sock_recvfrom() on the same socket has left. One by one: each may raise.
+        # First the datagrams that a cancelled sock_recvfrom() on this socket left. One by one, because each may raise.
         while kept := self._endpoint.unread_datagrams:
             self.loop.call_soon(self._deliver_kept, *kept[0], context=self.context)
             self._endpoint.unread_datagrams = kept[1:]
@@ -190,7 +190,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
                 operation = self._endpoint.receive_from_operation(self._on_received, buffer)
                 operation.context = self.context
                 self._receive = operation
-            self.reception = OUT  # Before it is: also where an interrupt comes.
+            self.reception = OUT  # Before the submit, so that it is right even if an interrupt comes.
             if self._proactor.submit(operation):
                 self.reception = BURST
         except Exception as exc:
@@ -198,12 +198,12 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
 
     @repeatable
     def _arm_again(self) -> None:
-        """To receive, unless it does so already: after a pause or an interrupt."""
+        """Re-arm the receive after a pause or an interrupt, unless it is out."""
         if self._receive is None or not self._proactor.holds(self._receive):
             self._arm()
 
     def _report_and_arm_later(self, exc: Exception) -> None:
-        """No memory, say: reception goes on after a while."""
+        """Report that no receive can be submitted, for lack of memory for example, and try again after a while."""
         self._arm_later()
         self._report("The next datagram cannot be received; trying again soon", exc)
 
@@ -213,7 +213,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             self.loop.call_later(_RETRY_DELAY_S, self._arm_again)
 
     def awaits(self, operation: OverlappedEx) -> bool:
-        """Whether a delivery has ended before what it brought was dealt with."""
+        """Whether a delivery ended before its result was handled."""
         if operation is self._receive:
             ours = self.reception is OUT or self.reception is BURST
         else:
@@ -242,30 +242,30 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             if not self._ahead or not self._was_armed_ahead(operation):
                 self._arm()
         except BaseException:
-            # Also after an exception in the protocol: it is reported, and reception goes on. Where an interrupt came
-            # before the protocol was called, the loop delivers again.
+            # After an exception in the protocol reception goes on; the loop reports it. If an interrupt came before the
+            # protocol was called, the loop delivers again.
             if told is not None and not self._was_armed_ahead(operation) and self.awaits(operation):
                 self._arm()
             raise
 
     def arm_ahead(self, operation: OverlappedEx) -> None:
-        """As the same of `Reader`."""
+        """Re-arm during a delivery: the protocol runs the loop in its callback, and may wait for a datagram."""
         if operation is self._receive and self.awaits(operation):
             self._ahead += 1
             self._arm()
 
     def _was_armed_ahead(self, operation: OverlappedEx) -> bool:
-        """Whether it is not for the delivery that ends now to submit the next receive."""
+        """Whether the receive was re-armed ahead, so that the delivery that ends here must not do it."""
         if not self._ahead or self.awaits(operation):
-            return False  # Or that was for one around it.
+            return False  # If `_ahead` is not 0, it counts a delivery around this one.
         self._ahead -= 1
         return True
 
     def _receive_burst(self, buffer: Any) -> None:
-        """The last receive was served at once: datagrams are queueing up. Take them by the socket's own call.
+        """Receive the datagrams that have queued up, by the socket's own call.
 
         Args:
-            buffer: the receive's, which is ours until it is submitted again: a new one of this size for each datagram
+            buffer: that of the receive, which is ours until it is re-armed. A new one of this size for each datagram
                 would cost more than the copy.
         """
         for _ in range(BURST_MAX):
@@ -276,7 +276,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
-                # An ICMP answer, and this call has taken it: nobody else will report it.
+                # An ICMP answer. This call consumed it, so no other will report it.
                 self._tell_error(exc)
                 continue
             self._protocol.datagram_received(buffer[:byte_count], sender if sender is not None else self._address)
@@ -292,14 +292,14 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             self._tell_error(error)
         finally:
             if self._was_armed_ahead(operation):
-                pass  # The protocol has run the loop.
+                pass  # The protocol ran the loop, which re-armed the receive.
             elif code in _RECOVERABLE and self._errors_in_a_row <= _ERRORS_IN_A_ROW_MAX:
                 self._arm()
             else:
                 self._arm_later()
 
     def _tell_error(self, error: OSError) -> None:
-        """Tell the protocol. What it raises is reported here: neither reception nor the queue may stop for it."""
+        """Call error_received(). Report what that raises: neither reception nor the queue may stop for it."""
         try:
             self._protocol.error_received(error)
         except (SystemExit, KeyboardInterrupt):
@@ -332,10 +332,10 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         self._flow.grown(self._queued_size)
 
     def _send_at_once(self, data: Any, addr: Any) -> bool:
-        """True if the datagram was taken, or refused with an error that was told; False if it has to wait."""
+        """True if the datagram was sent, or refused with an error that was reported; False if it has to wait."""
         try:
             if addr is None:
-                # To the connected peer; also of a given socket that its owner had connected.
+                # To the connected peer; the program may have connected the socket that it passed.
                 self._handle.send(data)
             else:
                 self._handle.sendto(data, addr)
@@ -348,7 +348,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
         return True
 
     def _send_next(self) -> None:
-        """Hand the head of the queue to the kernel, if it has none of ours."""
+        """Submit an overlapped send of the first datagram, unless one is out."""
         if self.sending is FLUSHING or not self._queue:
             return
         operation = None
@@ -364,7 +364,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
                 self.loop.call_soon(self._drain, context=self.context)
             raise
         except Exception as exc:
-            # No memory, say. What waits would wait for ever.
+            # For lack of memory, for example. The queue would wait for ever.
             self.fatal_error(exc, "Fatal write error on datagram transport")
 
     def _take_head(self) -> tuple[bytes, bytes]:
@@ -386,22 +386,22 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
                 self._tell_error(error_of(operation, status))
             self._drain()
         except BaseException:
-            # The protocol ends the loop's run, or an interrupt: what waits goes out in the next one.
+            # The protocol or an interrupt ends the loop's run: the queue is sent in the next run.
             if self.sending is DRAINING:
                 self.loop.call_soon(self._drain, context=self.context)
             raise
 
     @repeatable
     def _drain(self) -> None:
-        """Send what waits; a bounded number in one turn, and the rest in the next."""
+        """Send the datagrams that wait: a bounded number in this turn, the rest in the next."""
         count, is_full = 0, False
         try:
-            # It is FLUSHING if error_received() has sent something: the head is in the kernel's hands then.
+            # It becomes FLUSHING if error_received() sends something; then the kernel has the first datagram.
             while count < BURST_MAX and self._queue and self.sending is DRAINING and not is_full:
                 is_full = not self._send_head()
                 count += 1
         finally:
-            # Also when the protocol ends the loop's run in error_received().
+            # Also if the protocol ends the loop's run in error_received().
             if is_full:
                 self._send_next()
             elif self.sending is DRAINING and self._queue:
@@ -410,12 +410,12 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
                 self.sending = DIRECT
             if self.reception is STOPPED and not self._queue:
                 self.close_endpoint(None)
-            # Last: the protocol may do there what it likes.
+            # Last, because the protocol may do anything there.
             self._flow.shrunk(self._queued_size)
 
     def _send_head(self) -> bool:
-        """False if it has to wait."""
-        # Taken out first: error_received() may send, and must not find it there; or abort, and nothing is there.
+        """Send the first datagram. False if it has to wait."""
+        # Taken out first, because error_received() may send, and must not find it there; or may abort.
         data, packed = self._take_head()
         if self._send_at_once(data, sockaddr.decode(packed) if packed else None):
             return True
@@ -442,7 +442,7 @@ class DatagramTransport(EndpointTransport, asyncio.DatagramTransport):
             return
         self.reception = STOPPED
         if self._queue:
-            # _drain() closes when the last datagram is out. Nothing more is received.
+            # `_drain` closes when the last datagram is out. Nothing more is received.
             if self._receive is not None:
                 self._proactor.cancel(self._receive)
         else:

@@ -1,7 +1,7 @@
-"""What `get_extra_info` tells of a connection, worked out when somebody asks, and kept.
+"""The values of `get_extra_info` for a connection, made at the first request and kept.
 
-Few connections are ever asked, so nothing is made in advance. That is the dictionary's part and not the transport's:
-asyncio.BaseTransport asks its dictionary, and a program that replaces BaseTransport's method is obeyed here too.
+Few connections are ever asked, so nothing is made in advance. The dictionary makes the values, not the transport:
+asyncio.BaseTransport looks in its dictionary, so a program may still replace BaseTransport's method.
 """
 
 import socket
@@ -12,11 +12,11 @@ from .._win32 import sockaddr
 
 
 class Facts(dict[str, Any]):
-    """The facts of one connection; `get` is what is asked.
+    """The facts of one connection; asyncio calls `get`.
 
     Attributes:
-        handle: the socket or pipe object, for life, as asyncio's transports know theirs.
-        addresses: (local, remote) as the kernel has written them; None where the names stand in the dictionary.
+        handle: the socket or pipe object. It stays here after the connection is closed, as in asyncio's transports.
+        addresses: (local, remote) as the kernel wrote them; None if the dictionary has the names already.
     """
 
     __slots__ = ("addresses", "handle")
@@ -25,7 +25,7 @@ class Facts(dict[str, Any]):
     addresses: tuple[bytes, bytes] | None
 
     def get(self, name: str, default: Any = None) -> Any:
-        """As `dict.get`, of what is known and what can be worked out."""
+        """Return a fact, making it if need be; `default` if there is none of this name."""
         if name not in self:
             if name == "socket" and isinstance(self.handle, socket.socket):
                 self[name] = private.TransportSocket(self.handle)

@@ -1,22 +1,22 @@
-"""When a transport asks its protocol to stop writing, and when to go on: asyncio's high and low water marks."""
+"""Flow control: asyncio's high and low water marks, at which a protocol is asked to stop writing and to go on."""
 
 from typing import Protocol
 
 HIGH_WATER_DEFAULT = 64 * 1024
 
 
-class Told(Protocol):
+class ProtocolCaller(Protocol):
     """A transport."""
 
     def tell_protocol(self, what: str) -> None:
-        """Call the protocol's method of that name, which takes nothing; what it raises is reported."""
+        """Call the protocol's method of that name, without arguments; report what it raises."""
 
 
 class FlowControl:
     """The water marks of one transport; `transport.tell_protocol` makes the calls. Sizes are in bytes.
 
-    `grown` and `shrunk` call the protocol, which may write, close or raise there: a transport calls them last, when
-    its own state is what it will be.
+    `grown` and `shrunk` call the protocol, which may write, close or raise there. So a transport calls them last, when
+    its own state is complete.
 
     Attributes:
         high: the high-water mark.
@@ -26,13 +26,13 @@ class FlowControl:
 
     __slots__ = ("_low", "_transport", "high", "paused", "was_set")
 
-    def __init__(self, transport: Told) -> None:
-        self._transport: Told = transport
+    def __init__(self, transport: ProtocolCaller) -> None:
+        self._transport: ProtocolCaller = transport
         self.high, self._low = HIGH_WATER_DEFAULT, HIGH_WATER_DEFAULT // 4
         self.paused = self.was_set = False
 
     def set_limits(self, high: int | None, low: int | None) -> None:
-        """As asyncio.WriteTransport.set_write_buffer_limits. Raises ValueError unless high >= low >= 0."""
+        """As in `asyncio.WriteTransport.set_write_buffer_limits`. Raises ValueError unless high >= low >= 0."""
         was_set = not (high is None and low is None)
         if high is None:
             high = HIGH_WATER_DEFAULT if low is None else 4 * low
@@ -46,22 +46,22 @@ class FlowControl:
         return self._low, self.high
 
     def release(self) -> None:
-        """Forget the transport: it is closed, and nothing grows or shrinks any more."""
-        self._transport = None  # type: ignore[assignment]  # Nothing is told any more.
+        """Drop the reference to the transport, which is closed."""
+        self._transport = None  # type: ignore[assignment]  # `grown` and `shrunk` are not called again.
         self.paused = False
 
     def grown(self, size: int) -> None:
-        """The queue now holds `size`, more than before."""
+        """Pause the protocol if the queue, which grew to `size`, is above the high mark."""
         if size > self.high and not self.paused:
             self.paused = True
             self._transport.tell_protocol("pause_writing")
 
     def shrunk(self, size: int) -> None:
-        """The queue now holds `size`, less than before."""
+        """Resume a paused protocol if the queue, which shrank to `size`, is not above the low mark."""
         if self.may_resume(size):
             self.paused = False
             self._transport.tell_protocol("resume_writing")
 
     def may_resume(self, size: int) -> bool:
-        """Whether `shrunk` has something to tell."""
+        """Whether `shrunk` would resume the protocol."""
         return self.paused and size <= self._low

@@ -1,7 +1,7 @@
-"""Where a loop's writers join the pieces of what they send at once.
+"""The memory in which a loop's writers join several pieces for one send.
 
-Memory that is kept, because new memory of more than some 64 KiB costs a page fault per page each time, which takes
-longer than the copying (docs/tried.md). The call that sends has copied all it takes when it returns, so one piece of
+It is kept, because new memory of more than some 64 KiB costs a page fault per page each time, which takes longer than
+the copying (docs/tried.md). A send by the socket's own call has copied the bytes when it returns, so one block of
 memory serves all connections.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 class JoinBuffer:
-    """The memory of one loop; it grows to what was joined at once so far, which a writer keeps small."""
+    """The memory of one loop. It grows to the largest size joined so far, which writers keep small."""
 
     __slots__ = ("_memory",)
 
@@ -18,13 +18,13 @@ class JoinBuffer:
         self._memory = io.BytesIO()
 
     def join(self, pieces: Iterable[bytes]) -> memoryview:
-        """All pieces in a row, until the next call: release it before, or leave its `with` block."""
+        """All pieces in a row. Release the view, or leave its `with` block, before the next call."""
         memory = self._memory
         try:
             memory.seek(0)
             memory.writelines(pieces)
         except BufferError:
-            # A socket whose send() is a Python function may have kept what it was given; an error's traceback does.
+            # A view is still in use: a socket whose send() is a Python function may keep it, as a traceback does.
             memory = self._memory = io.BytesIO(b"".join(pieces))
             memory.seek(0, io.SEEK_END)
         with memory.getbuffer() as view:

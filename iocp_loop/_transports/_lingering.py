@@ -1,24 +1,24 @@
-"""Connections that were closed, all that was written sent and ended by a FIN, and whose peer may still be sending.
+"""Lingering connections: closed by the program, everything sent, a FIN last, but the peer may still be sending.
 
-A socket that is closed while something it has received was not read, or before the last of it has come, answers with a
-reset; a reset that overtakes what the peer has not read yet takes that with it, and the peer never sees our answer: a
-server that refuses a large upload in the middle, say. On Windows a receive that is cancelled in order to close may have
-the same effect. So the socket is closed as Winsock's documentation describes it (Graceful Shutdown, Linger Options, and
-Socket Closure): shut down for sending, receive until the peer has ended too, close. What comes is dropped.
+If a socket is closed with unread data, or before the peer's last data have arrived, the system answers with a reset. A
+reset that overtakes data which the peer has not read yet destroys them, and the peer never sees our answer: that of a
+server that refuses a large upload in the middle, for example. On Windows a receive that is cancelled in order to close
+may have the same effect. So we close the socket as Winsock's documentation describes it (Graceful Shutdown, Linger
+Options, and Socket Closure): shut down for sending, receive until the peer ends too, close. Received data are dropped.
 
-The program does not wait for that. For it the connection is over: connection_lost() is called in its turn, the server
-counts it no more, its socket object is closed; what is left is the handle, one receive, and memory to drop bytes into
-that all of a loop's connections share.
+The program does not wait for this. For the program the connection is over: connection_lost() is called in its turn, the
+server does not count it, its socket object is closed. Only the handle is left, one receive, and a buffer for dropped
+bytes that all of a loop's connections share.
 
     it ends    when the peer ends its side too, or resets
                when nothing has come for SILENCE_S
-               LINGER_S after it has begun, whatever comes
+               LINGER_S after it began, whatever comes
                when more than DROPPED_MAX bytes came
                when more than LINGERING_MAX connections linger: the oldest
                when the loop is closed
 
-nginx does so (lingering_close: 5 s of silence, 30 s in all), and Go's net/http (half a second). A peer that goes on
-writing learns only by the reset that nobody listens, so it is kept in the dark for two seconds and not for thirty.
+nginx lingers too (lingering_close: 5 s of silence, 30 s in all), and so does Go's net/http (half a second). A peer that
+goes on writing learns only from the reset that nobody listens, so we let it write for two seconds and not for thirty.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -38,13 +38,13 @@ SILENCE_S = 0.5
 LINGER_S = 2.0
 DROPPED_MAX = 64 * 1024 * 1024
 LINGERING_MAX = 4096
-# Between two looks for those whose time is over, in seconds.
+# Seconds between two searches for those whose time is over.
 ROUND_S = 0.25
 _DROP_SIZE = 64 * 1024
 
 
 class Lingerings:
-    """Those of one loop. Used from its thread only."""
+    """The lingering connections of one loop. Used from its thread only."""
 
     def __init__(self, loop: Any, proactor: Proactor) -> None:
         self.loop: Any = loop
@@ -57,7 +57,7 @@ class Lingerings:
         return len(self._all)
 
     def join(self, lingering: "Lingering") -> None:
-        """One has begun."""
+        """Add a connection; close the oldest if there are too many."""
         self._all[lingering] = None
         if len(self._all) > LINGERING_MAX:
             next(iter(self._all)).close()
@@ -66,20 +66,20 @@ class Lingerings:
             self.loop.call_later(ROUND_S, self._go)
 
     def leave(self, lingering: "Lingering") -> None:
-        """One has ended."""
+        """Remove a connection that has ended."""
         self._all.pop(lingering, None)
 
     def memory(self) -> Any:
-        """Where all of them receive into: nobody looks at what is there."""
+        """The buffer into which all of them receive: nobody reads it."""
         if self._memory is None:
             self._memory = self.proactor.arena.buffer(_DROP_SIZE)
         return self._memory
 
     def close(self) -> None:
-        """The loop is closing: so are the handles, as soon as their receives are over."""
+        """Close all: the loop is closing. Each handle is closed as soon as its receive is over."""
         for lingering in list(self._all):
             lingering.close()
-        self.loop = self._memory = None  # Nobody asks for them any more.
+        self.loop = self._memory = None  # Breaks the cycle.
 
     def _go(self) -> None:
         try:
@@ -97,11 +97,11 @@ class Lingering:
     """One connection, from its last byte sent to its end.
 
     Args:
-        lingerings: among whom it is.
-        endpoint: whose handle it will take over.
+        lingerings: those of its loop.
+        endpoint: the transport's endpoint, whose handle it will take over.
 
     Attributes:
-        begun, heard: when it began, and when something came last, on the loop's clock.
+        begun, heard: when it began, and when something last came, on the loop's clock.
     """
 
     __slots__ = ("_dropped", "_endpoint", "_lingerings", "_operation", "_proactor", "begun", "heard")
@@ -115,30 +115,30 @@ class Lingering:
         self.begun = self.heard = lingerings.loop.time()
 
     def take_over(self, endpoint: OverlappedSocket) -> None:
-        """The handle and its operations are ours; for the transport, whose endpoint it is, it is closed."""
+        """Take over the handle and its operations; to the transport its endpoint is closed."""
         self._proactor.succeed(endpoint, self._endpoint)
         self._lingerings.join(self)
 
     @property
     def has_taken_over(self) -> bool:
-        """False where an interrupt was quicker: then the transport's endpoint is closed as any other."""
+        """False if an interrupt prevented that: then the transport's endpoint is closed like any other."""
         return self._endpoint.proactor is not None
 
     def begin(self, operation: Any) -> None:
-        """The transport is gone. Its socket object is closed by this, and the handle lives on.
+        """Begin to drop what comes, after connection_lost(). Closes the socket object, but keeps the handle.
 
         Args:
-            operation: its receive, pending or not; None if it had none yet.
+            operation: the transport's receive, pending or not; None if it had none.
         """
         if self._endpoint.closing:
             self._operation = operation
             if self._endpoint.key not in self._proactor.endpoints:
-                self._on_closed()  # For the operation's sake; otherwise its packet is still to come.
+                self._on_closed()  # It was closed already: release the operation. Otherwise its packet is to come.
             return
         if operation is None:
             memory = self._lingerings.memory()
             operation = self._endpoint.receive_operation(self.on_received, memory)
-        self._lingerings.join(self)  # Once more: an interrupt may have come before it was.
+        self._lingerings.join(self)  # Again: an interrupt may have come before `take_over` did it.
         self._operation = operation
         operation.endpoint, operation.deliver, operation.context = self._endpoint, self.on_received, None
         sock = self._endpoint.owner
@@ -148,15 +148,15 @@ class Lingering:
             self._receive()
 
     def on_received(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
-        """Something came, or the end."""
+        """Drop what came; close at the end."""
         if self._endpoint.closing:
             return
         if status:
-            # The transport's own may have been asked to end, for another reason; anything else is the end.
+            # A receive of the transport's may have been cancelled for another reason; any other error is the end.
             is_ours = operation.buffer is self._lingerings.memory()
             is_over = is_ours or winerror_of(operation, status) != Error.OPERATION_ABORTED
         else:
-            # A receive of no bytes is over when there is something to receive: see `_reading.Idleness`.
+            # A receive without a buffer completes when there is something to receive: see `_reading.Idleness`.
             is_over = not byte_count and bool(operation.buffer)
         self._dropped += byte_count
         if is_over or self._dropped > DROPPED_MAX:
@@ -175,7 +175,7 @@ class Lingering:
                 raise
 
     def close(self) -> None:
-        """Close the handle. Twice is once."""
+        """Close the handle. A second call does nothing."""
         self._lingerings.leave(self)
         self._proactor.close_endpoint(self._endpoint, self._on_closed)
 
@@ -187,7 +187,7 @@ class Lingering:
 
 
 class _Handle:
-    """A socket's handle, which outlives its object."""
+    """A socket's handle, which outlives the socket object. The `owner` of a lingering endpoint."""
 
     __slots__ = ("_kernel", "_sock", "_value")
 
@@ -197,8 +197,8 @@ class _Handle:
         self._value = sock.fileno()
 
     def close(self) -> None:
-        """As of a socket."""
+        """Close the handle."""
         if self._sock.fileno() == self._value:
-            self._sock.close()  # An interrupt came before it was detached.
+            self._sock.close()  # An interrupt came before the socket object was detached.
         else:
             self._kernel.closesocket(self._value)

@@ -24,9 +24,9 @@ class MessageReader(Reader):
         super().__init__(transport, endpoint, direct)
         self._parts: list[bytes] = []
 
-    def _decide_plain(self) -> None:
-        # Every message passes through `_take`, which knows whether it is whole.
-        self._plain = False
+    def _decide_fast_path(self) -> None:
+        # Every result must pass through `_take`, which knows whether the message is complete.
+        self._fast_path = False
 
     def _take(self, status: int, byte_count: int) -> None:
         outcome = self._endpoint.receive_outcome(self._operation, status, byte_count)
@@ -43,9 +43,9 @@ class MessageReader(Reader):
                 self._arm_after_callbacks()
         except BaseException as exc:
             if part is None:
-                raise  # Not taken: whoever called takes it again, or ends the connection for want of memory.
+                raise  # Nothing was read: the loop delivers again, or ends the connection if memory is missing.
             if not status and self._parts and not isinstance(exc, Exception):
-                # An interrupt: whole, and not delivered.
+                # An interrupt: the message is complete, and was not delivered.
                 self.transport.loop.call_soon(self._deliver_message, context=self.transport.context)
             if self._ahead or self.awaits(self._operation):
                 self._arm_after_callbacks()
@@ -79,7 +79,7 @@ class MessageWriter(Writer):
         if data or self.refusal is not NONE or self.phase is LOST:
             super().write(data)
             return
-        # For a stream nothing to do; here a message of no bytes.
+        # A stream would ignore a write of no bytes; here it is an empty message.
         as_bytes_like(data)
         is_first = self.phase is DIRECT
         self._made_queue().add(b"")

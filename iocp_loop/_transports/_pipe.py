@@ -1,7 +1,7 @@
 """Named pipes as asyncio transports, and the server that accepts them.
 
-A read pipe, a write pipe and a duplex pipe are the stream transport over a pipe's handle; what differs is what an end
-means. The other end of a write pipe closing is noticed by a read that waits for nothing else.
+A read pipe, a write pipe and a duplex pipe are all stream transports over a pipe's handle; they differ in what the end
+means. A write pipe keeps a read outstanding, which only serves to notice that the other end was closed.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ from ._repeatable import repeatable
 from ._services import Services
 from ._stream import StreamTransport
 
-# Instances waiting for a client. Between a client's arrival and the next instance there must always be another one,
-# or a client that comes then finds no pipe at all.
+# Instances that wait for a client. With only one, a client that comes after another, before the next instance is made,
+# would find no pipe at all.
 INSTANCES_WAITING = 2
 
-# TransmitFile knows sockets only; asyncio's own pipe transports refuse loop.sendfile() too.
+# TransmitFile works for sockets only; asyncio's own pipe transports refuse loop.sendfile() too.
 _NO_SENDFILE = private.SendfileMode.UNSUPPORTED
 
 
 class _Absent:
-    """What a class inherits and has not: to ask for it is an AttributeError, and `hasattr` says no."""
+    """Hides an inherited attribute: reading it raises AttributeError, so `hasattr` is False."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -39,9 +39,9 @@ class _Absent:
 
 
 class ReadPipeTransport(StreamTransport):
-    """The reading end of a pipe. It cannot be written to, and says so as asyncio.ReadTransport does."""
+    """The reading end of a pipe. Like an `asyncio.ReadTransport`, it has no methods for writing."""
 
-    # No slots: pipes are few, and what stands in for a subprocess's stream in tests sets methods on the instance.
+    # No slots: pipes are few, and tests replace methods of the instance when they imitate a subprocess's stream.
 
     writelines: Any = _Absent()
     write_eof: Any = _Absent()
@@ -53,7 +53,7 @@ class ReadPipeTransport(StreamTransport):
 
 
 class DuplexPipeTransport(StreamTransport):
-    """Both ends in one, as client or server instance of a named pipe."""
+    """A pipe for reading and writing: the client's end, or a server's instance, of a named pipe."""
 
     __slots__ = ()
 
@@ -76,7 +76,7 @@ class MessagePipeTransport(DuplexPipeTransport):
 
 
 class WritePipeTransport(StreamTransport):
-    """The writing end of a pipe; the end of file is its closing."""
+    """The writing end of a pipe. Closing it is the only end of file."""
 
     __slots__ = ()
 
@@ -90,16 +90,16 @@ class WritePipeTransport(StreamTransport):
 
     def set_protocol(self, protocol: Any) -> None:
         self._protocol = protocol
-        # Nothing is expected from the other end but its closing.
+        # The other end is expected to send nothing, only to close.
         self._reader.set_protocol(_PeerWatch(self))
         kernel, endpoint = self.services.proactor.kernel, self._endpoint
         if isinstance(endpoint, ThreadedHandle) or not _pipes.is_readable(kernel, endpoint.handle):
-            # Not to be noticed but by a write that fails: nothing to wait for. On a handle that is not overlapped, a
-            # read that waits would even keep the writes waiting.
+            # No read is possible, so only a failed write shows that the other end is closed. On a handle that is not
+            # overlapped, a pending read would even block the writes.
             self._reader.expect_nothing()
 
     def peer_closed(self) -> None:
-        """The reading end is gone: an error if anything still waits to be written."""
+        """Close, because the reading end is gone; with an error if bytes still wait to be written."""
         if self.get_write_buffer_size():
             self._force_close(BrokenPipeError("the reading end of the pipe was closed"))
         else:
@@ -115,7 +115,7 @@ class _PeerWatch:
         self._transport = transport
 
     def data_received(self, _data: bytes) -> None:
-        """Nobody writes towards a writer; what comes all the same is dropped."""
+        """Drop the data: nothing should come from the reading end."""
 
     def eof_received(self) -> bool:
         self._transport.peer_closed()
@@ -123,11 +123,11 @@ class _PeerWatch:
 
 
 class PipeServer(Acceptor):
-    r"""Serves a named pipe until `close`; what `loop.start_serving_pipe` returns one of. Used from the loop's thread.
+    r"""Serves a named pipe until `close`; `loop.start_serving_pipe` returns one. Used from the loop's thread only.
 
     Args:
         connect: called with (pipe object, its endpoint) in a context of its own; makes protocol and transport, and
-            returns the transport. What it raises is reported, and closes that connection only.
+            returns the transport. An exception is reported, and closes that connection only.
         name: ``\\.\pipe\...``
         on_closed: called with the server by its `close`.
         message_mode, remote: as for `_pipes.create_instance`.
@@ -150,11 +150,11 @@ class PipeServer(Acceptor):
         self._on_closed = on_closed
         self._name = name
         self._options = {"message_mode": message_mode, "remote": remote}
-        self._waiting: dict[int, tuple[OverlappedEx, private.PipeHandle]] = {}  # by address
-        self._arrived: dict[Endpoint, StreamTransport] = {}  # whose connection_made() is still to come
+        self._waiting: dict[int, tuple[OverlappedEx, private.PipeHandle]] = {}  # by the operation's address
+        self._arrived: dict[Endpoint, StreamTransport] = {}  # transports whose connection_made() is still to come
         self._closed = False
         self._add_instance(first=True)
-        self._post_all()
+        self._arm_all()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name!r} {'closed' if self._closed else 'serving'}>"
@@ -164,7 +164,7 @@ class PipeServer(Acceptor):
         return self._closed
 
     def close(self) -> None:
-        """Stop serving and free the name. Twice is once."""
+        """Stop serving and free the name. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -172,19 +172,19 @@ class PipeServer(Acceptor):
         self._on_closed(self)
         for operation, _ in list(self._waiting.values()):
             self._proactor.close_endpoint(operation.endpoint)
-        # As on asyncio's own loop, who has only just arrived is not served any more.
+        # As on asyncio's own loop, a client that has only just arrived is not served.
         for transport in self._arrived.values():
             transport.abort()
-        self._take_what_was_cancelled()  # And the name is free.
+        self._take_what_was_cancelled()  # This closes the instances, which frees the name.
 
     @repeatable
-    def _post_all(self) -> None:
+    def _arm_all(self) -> None:
         self._retry = None
         try:
             while not self._closed and len(self._waiting) < INSTANCES_WAITING:
                 self._add_instance(first=False)
         except Exception as exc:
-            self._post_all_after(exc, "Pipe instance cannot be made", pipe=self._name)
+            self._arm_all_after(exc, "Pipe instance cannot be made", pipe=self._name)
 
     def _add_instance(self, *, first: bool) -> None:
         pipe = private.PipeHandle(
@@ -213,12 +213,12 @@ class PipeServer(Acceptor):
             return
         is_gone = code not in (Error.SUCCESS, Error.PIPE_CONNECTED)
         if pause := self._pause_after(failed=is_gone):
-            self._post_all_in(pause)
+            self._arm_all_in(pause)
         else:
-            # Another instance waits before any user code runs.
-            self._post_all_before_serving(endpoint)
+            # So that another instance waits before any code of the program runs.
+            self._arm_all_before_serving(endpoint)
         if is_gone:
-            # The client came and went (ERROR_NO_DATA), or the instance broke: this one's trouble only.
+            # The client came and went (ERROR_NO_DATA), or the instance broke. No other instance is affected.
             private.logger.debug("a pipe client was gone before it was accepted: %r", error_of(operation, status))
             self._proactor.close_endpoint(endpoint)
             return
@@ -230,11 +230,11 @@ class PipeServer(Acceptor):
     def _report_lost(self, exc: BaseException, *_accepted: Any) -> None:
         self._report("Error on transport creation for incoming pipe connection", exc, pipe=self._name)
 
-    def _post_all_before_serving(self, endpoint: Endpoint) -> None:
+    def _arm_all_before_serving(self, endpoint: Endpoint) -> None:
         try:
-            self._post_all()
+            self._arm_all()
         except BaseException:
-            # An interrupt: nobody else has the client, who would wait for ever; and there may be no instance.
+            # An interrupt: close the client, which would wait for ever, and make the instances that are missing.
             self._proactor.close_endpoint(endpoint)
-            self._loop.call_soon(self._post_all)
+            self._loop.call_soon(self._arm_all)
             raise

@@ -1,4 +1,4 @@
-"""Bytes that wait to be sent, in order. No socket, no loop: what it does is seen by looking at it."""
+"""Bytes that wait to be sent, in order. No socket and no loop, so it can be tested with bytes alone."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from .._win32.constants import LENGTH_MAX
 
 
 class SendQueue:
-    """The pieces of one stream that were accepted and are not known to be sent; those in flight are among them.
+    """The pieces of one stream that were accepted and are not known to be sent, including those in flight.
 
     Attributes:
-        send_max: bytes that one send may take.
-        pieces: bytes objects, which nobody else can change; the oldest first.
-        skip: bytes of the first piece that were sent already.
-        size: bytes that wait, in all.
+        send_max: the most bytes in one send.
+        pieces: bytes objects, which nobody can change; the oldest first.
+        skip: how many bytes of the first piece were sent.
+        size: the number of bytes that wait.
     """
 
     __slots__ = ("pieces", "size", "skip")
@@ -33,12 +33,12 @@ class SendQueue:
         self.size += len(piece)
 
     def add_all(self, pieces: Iterable[bytes], size: int) -> None:
-        """Add several; `size` is their length in all."""
+        """Add several pieces, of `size` bytes in all."""
         self.pieces.extend(pieces)
         self.size += size
 
     def vector(self) -> list[bytes]:
-        """What one gathered send takes. Its first piece goes without `skip`, its last as far as `send_max` allows."""
+        """The pieces for one gathered send, which begins after `skip` bytes and takes at most `send_max` bytes."""
         pieces = self.pieces
         if len(pieces) <= GATHER_MAX and self.size <= self.send_max:
             return list(pieces)
@@ -48,7 +48,7 @@ class SendQueue:
         return first[: whole + 1]
 
     def forget(self, byte_count: int) -> None:
-        """So many bytes were sent. A send may take less than it was given: the rest stays, from there on."""
+        """Remove bytes that were sent. A send may take only a part; the rest stays."""
         self.size -= byte_count
         done = self.skip + byte_count
         pieces = self.pieces
@@ -57,7 +57,7 @@ class SendQueue:
         self.skip = done
 
     def keep_only(self, rest: bytes) -> None:
-        """All has been sent but this, which is one piece from now on."""
+        """Replace all pieces by `rest`, the only bytes that were not sent."""
         self.clear()
         self.add(rest)
 
@@ -67,7 +67,7 @@ class SendQueue:
 
 
 class MessageQueue(SendQueue):
-    """As `SendQueue`, where each piece is a message: sent by itself, all of it or none, and it may be empty."""
+    """A queue of messages: each piece is one, may be empty, and is sent by itself, whole or not at all."""
 
     __slots__ = ()
 
@@ -79,7 +79,7 @@ class MessageQueue(SendQueue):
 
 
 def as_bytes_like(data: Any) -> Any:
-    """bytes, bytearray, or a memoryview of single bytes."""
+    """Return data as bytes, bytearray, or a memoryview of single bytes; raise TypeError if it is none of these."""
     if isinstance(data, bytes | bytearray):
         return data
     if isinstance(data, memoryview):

@@ -1,8 +1,8 @@
-"""Files to sockets: TransmitFile where it serves, reads and sends where it would make others wait.
+"""Sending files to sockets: by TransmitFile, or by reads and sends if TransmitFile would make others wait.
 
 Client editions of Windows run two TransmitFile calls at a time, on the whole machine, and queue the rest (MSDN,
-TransmitFile): two clients that read slowly could hold up every other transfer. So at most TRANSMITS_MAX run at once
-per loop, a chunk at a time; whoever finds none free sends that chunk by reading it in a worker thread.
+TransmitFile): two clients that read slowly could hold up every other transfer. So a loop runs at most TRANSMITS_MAX at
+a time, each for one chunk. If none is free, a worker thread reads that chunk, and it is sent like other data.
 """
 
 import os
@@ -16,7 +16,8 @@ from .._handles._sockets import SocketHandle
 from ._services import Services
 
 TRANSMITS_MAX = 2
-# Large enough that the calls do not count, small enough that a turn comes round soon; TransmitFile takes up to 2 GiB.
+# Large enough that the number of calls does not matter, small enough that one of the TRANSMITS_MAX places is free again
+# soon; TransmitFile takes up to 2 GiB.
 TRANSMIT_CHUNK = 8 * 1024 * 1024
 READ_CHUNK = 256 * 1024
 
@@ -24,13 +25,12 @@ READ_CHUNK = 256 * 1024
 async def send_file(
     services: Services, endpoint: SocketHandle, sock: Any, file: Any, offset: int, count: int | None
 ) -> int:
-    """Send `count` bytes of a regular file from `offset` (None or 0: to its end); the number sent.
+    """Send `count` bytes of a regular file from `offset` (None or 0: to its end). Returns the number sent.
 
-    The file's position is behind the last byte sent, also when the sending failed or was cancelled in the middle of
-    a later chunk.
+    Leaves the file's position behind the last chunk sent, even if a later one fails or is cancelled.
 
     Raises:
-        SendfileNotAvailableError: not a regular file.
+        SendfileNotAvailableError: it is not a regular file.
         OSError: the connection broke.
     """
     size = _size_of(file)
@@ -52,7 +52,7 @@ def _size_of(file: Any) -> int:
     except (AttributeError, OSError) as exc:  # io.UnsupportedOperation is an OSError
         raise private.SendfileNotAvailableError("not a regular file") from exc
     if not stat.S_ISREG(facts.st_mode):
-        # A pipe or a console has a size too: 0. It would be sent as an empty file.
+        # A pipe or a console has a size too, 0, and would be sent as an empty file.
         raise private.SendfileNotAvailableError("not a regular file")
     return facts.st_size
 
@@ -60,7 +60,7 @@ def _size_of(file: Any) -> int:
 async def copy_file(
     services: Services, endpoint: StreamHandle, sock: Any, file: Any, offset: int, count: int | None
 ) -> int:
-    """`send_file` for a file object that is no regular file: read in a worker thread, chunk by chunk, and sent."""
+    """Send a file object that is not a regular file: a worker thread reads it, chunk by chunk."""
     if offset:
         file.seek(offset)
     total = 0
@@ -73,7 +73,7 @@ async def copy_file(
             await _send_bytes(services, endpoint, sock, data)
             total += len(data)
     finally:
-        # As for a regular file: behind the last byte sent, and not behind the last one read.
+        # As for a regular file: the position is behind the last byte sent, and not the last byte read.
         if total and getattr(file, "seekable", bool)():
             file.seek(offset + total)
     return total

@@ -1,4 +1,4 @@
-"""What a transport is given: the loop as anybody knows it, and what the transports of one loop share."""
+"""Everything that a transport is given: the asyncio loop, and what the transports of one loop share."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from ._turns import Turn
 
 
 class Services:
-    """Those of one loop. Used from its thread only.
+    """The services of one loop. Used from its thread only.
 
     Attributes:
-        loop: an asyncio event loop: its clock, callbacks, futures, exception handler.
-        proactor: where operations are submitted.
-        turn: the one that is running.
-        idle_rounds: by which quiet connections give their buffers back.
-        join_buffer: where small pieces are joined.
-        lingerings: the connections that are ending.
-        transmits_running: TransmitFile calls outstanding.
+        loop: an asyncio event loop, for its clock, callbacks, futures and exception handler.
+        proactor: submits the operations.
+        turn: the loop's current turn.
+        idle_rounds: the rounds in which silent connections give their buffers back.
+        join_buffer: the memory in which writers join small pieces.
+        lingerings: the closed connections whose peers may still be sending.
+        transmits_running: the number of TransmitFile calls outstanding.
     """
 
     __slots__ = ("idle_rounds", "join_buffer", "lingerings", "loop", "proactor", "transmits_running", "turn")

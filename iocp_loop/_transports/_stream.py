@@ -1,4 +1,4 @@
-"""A connection as an asyncio transport: a TCP socket or a named pipe, with a reader and a writer of its own.
+"""A connection as an asyncio transport: a TCP socket or a pipe, with a reader and a writer of its own.
 
 close() stops reading and lets the writer finish before the endpoint is closed; abort() does not wait for the writer.
 """
@@ -25,7 +25,7 @@ from ._writing import EOF
 
 
 class StreamTransport(EndpointTransport):
-    """One connected socket or pipe; made by the loop, never by users. Not thread-safe, as all of asyncio."""
+    """One connected socket or pipe; made by the loop, never by users. Not thread-safe, like all of asyncio."""
 
     __slots__ = ("_lingering", "_reader", "_server", "_writer", "write")
 
@@ -36,7 +36,7 @@ class StreamTransport(EndpointTransport):
     _endpoint: StreamHandle
     _reader_type = Reader
     _writer_type = Writer
-    # The writer's own method, not a wrapper of it: one call less per message.
+    # The writer's own method, and not a wrapper, which saves one call per message.
     write: Callable[[Any], None]  # type: ignore[assignment]
 
     def __init__(
@@ -54,17 +54,18 @@ class StreamTransport(EndpointTransport):
     ) -> None:
         facts = Facts()
         if extra:
-            # A table that is copied whole is not made of one that was freed: each connection would leave one behind.
+            # Item by item: a dictionary made as a whole copy does not reuse a freed one, and each connection would
+            # leave one behind.
             for name, fact in extra.items():
                 facts[name] = fact
         facts.handle, facts.addresses = handle, addresses
         super().__init__(services, endpoint, handle, facts, context)
         if server is not None:
-            # Before anything else: a server that its own protocol factory closed refuses.
+            # First, because this fails if the protocol factory has closed its own server.
             try:
                 private.attach(server, self)
             except BaseException:
-                self._handle = None  # This is no transport yet, and has nothing to close.
+                self._handle = None  # Not a transport yet: `__del__` has nothing to close.
                 raise
         self._server = server
         self._lingering: Lingering | None = None  # from `end` to connection_lost()
@@ -73,14 +74,14 @@ class StreamTransport(EndpointTransport):
             services.loop.call_soon(self._start, waiter, context=self.context)
         except BaseException as exc:
             if server is not None:
-                private.detach(server, self)  # Which would wait for it when it is closed.
-            if isinstance(exc, Exception):  # What an interrupt has left is closed with the object.
+                private.detach(server, self)  # Otherwise closing the server would wait for this transport.
+            if isinstance(exc, Exception):  # After an interrupt `__del__` closes it.
                 self._handle = None
                 services.proactor.close_endpoint(endpoint)
             raise
 
     def _begin(self, endpoint: StreamHandle, handle: Any, protocol: Any) -> None:
-        # Only a socket's: a pipe object of multiprocessing has a send() too, which pickles.
+        # Only those of a socket: a pipe object of multiprocessing has a send() too, which pickles.
         receive_into, send_now = (handle.recv_into, handle.send) if endpoint.sends_at_once else (None, _never_at_once)
         self._reader = self._reader_type(self, endpoint, receive_into)
         self._writer = self._writer_type(self, endpoint, send_now)
@@ -89,7 +90,7 @@ class StreamTransport(EndpointTransport):
 
     @repeatable
     def _begin_receiving(self) -> None:
-        if self._reader.receive is IDLE:  # Or resume_reading() was called meanwhile, and has seen to it.
+        if self._reader.receive is IDLE:  # Otherwise resume_reading() was called meanwhile, and has begun.
             self._reader.arm()
 
     def __repr__(self) -> str:
@@ -109,7 +110,7 @@ class StreamTransport(EndpointTransport):
         """The handle under this transport."""
         return self._endpoint
 
-    # -- what a protocol may ask -------------------------------------------------------------------------------
+    # -- for protocols -----------------------------------------------------------------------------------------
 
     def set_protocol(self, protocol: Any) -> None:
         super().set_protocol(protocol)
@@ -155,26 +156,27 @@ class StreamTransport(EndpointTransport):
         try:
             self._close()
         except BaseException:
-            # An interrupt in the middle: neither open nor closed, it would be silent for ever.
+            # An interrupt in the middle: half closed, it would be silent for ever.
             self._close()
             raise
 
     def _close(self) -> None:
-        """Each step may be done twice."""
+        """Close; each step may run twice."""
         is_ended = EOF in self._writer.refusal
         if self._writer.finish():
             self._reader.stop(cancel=False)
             self.end(is_ended=is_ended)
         else:
-            # The writer calls `end` when the last byte is out. Nothing more will be read; but a socket's receive is
-            # left where it is: see `_lingering`.
+            # The writer calls `end` when the last byte is out. Nothing more is delivered, but a socket's receive stays
+            # pending: see `_lingering`.
             self._reader.stop(cancel=not self._endpoint.half_closes)
 
     def end(self, *, is_ended: bool) -> None:
-        """All that was written before close() is out: send the end of file, unless that was done, and end.
+        """End the connection, because all that was written before close() is out. Send the end of file if need be.
 
-        Never after abort(), which owes the peer nothing. Of a peer that has ended nothing more comes: where no receive
-        was ever cancelled, closing the handle sends the end of file, and saying so first would be a call too many.
+        Not called after abort(), which owes the peer nothing. If the peer has ended its side, nothing more comes from
+        it. If moreover no receive was ever cancelled, closing the handle sends the end of file, so no shutdown is
+        needed.
         """
         endpoint, peer_has_ended = self._endpoint, self._reader.receive is ENDED
         try:
@@ -187,7 +189,7 @@ class StreamTransport(EndpointTransport):
                     self._queue_connection_lost()
                     self._lingering.take_over(endpoint)
         except (OSError, MemoryError):
-            pass  # The connection is gone already, and there is nobody to be polite to; or it must go without.
+            pass  # The connection is gone already; or memory is missing, and it is closed without lingering.
         finally:
             self.close_endpoint(None)
 
@@ -222,16 +224,16 @@ class StreamTransport(EndpointTransport):
 
     @contextlib.asynccontextmanager
     async def behind_all_writes(self) -> AsyncGenerator[None]:
-        """Refuse writes; the body runs when all earlier ones have gone out. Raises RuntimeError if another one does."""
+        """Refuse writes, and run the body when all earlier ones are out. Raises RuntimeError if another file waits."""
         waiter = self._writer.make_empty_waiter()
         try:
             await waiter
             yield
         finally:
-            # Also where the wait was cancelled: others may write again, and send files.
+            # Also if the wait was cancelled: the program may write again, and send files.
             self._writer.reset_empty_waiter(waiter)
 
 
 def _never_at_once(_data: Any) -> int:
-    """What a pipe takes without an overlapped call: nothing."""
+    """Take no bytes: a pipe has no call that writes without waiting."""
     return 0

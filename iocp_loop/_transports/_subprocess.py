@@ -1,6 +1,6 @@
-"""Child processes: asyncio's own subprocess transport, its exit noticed through the port.
+"""Child processes: asyncio's own subprocess transport, which learns of the exit through the port.
 
-The exit is reported when the process has exited, not when the last copy of its pipes was closed: a grandchild that
+It reports the exit when the process has exited, and not when the last copy of its pipes is closed: a grandchild that
 keeps them open delays the end of the streams, and nothing else.
 """
 
@@ -22,7 +22,7 @@ class SubprocessTransport(private.BaseSubprocessTransport):
 
     def _on_exit(self, exited: Any) -> None:
         if exited.cancelled() or exited.exception() is not None:
-            # The loop is closing; the process goes on without us.
+            # The loop is closing. The process goes on, and nobody reports its exit.
             return
         self._process_exited(self._proc.poll())  # type: ignore[union-attr, arg-type]
 

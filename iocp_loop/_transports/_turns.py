@@ -1,4 +1,4 @@
-"""What transports know of the loop's turns, and what they leave for a turn's end."""
+"""The part of the loop's turn that transports see: its number, its callbacks, and what they leave for its end."""
 
 from collections import deque
 from typing import Any, Protocol
@@ -8,20 +8,20 @@ class Gatherer(Protocol):
     """A writer.
 
     Attributes:
-        transport: whose half it is.
+        transport: the transport that it is the writing half of.
     """
 
     transport: Any
 
     def uncork(self) -> None:
-        """Send together what was gathered in the turn that ends."""
+        """Send what was gathered in the turn that ends."""
 
 
 class Receiver(Protocol):
     """A reader.
 
     Attributes:
-        transport: whose half it is.
+        transport: the transport that it is the reading half of.
     """
 
     transport: Any
@@ -31,16 +31,16 @@ class Receiver(Protocol):
 
 
 class Turn:
-    """The turn of one loop that is running. Used from the loop's thread only.
+    """The current turn of one loop. Used from the loop's thread only.
 
     Args:
-        callbacks: the loop's queue of those that are to run.
+        callbacks: the loop's queue of callbacks.
 
     Attributes:
-        number: which one of ours it is: a writer gathers what is written after the first time in it. 0: none of ours,
-            so nobody knows when it ends.
-        corked: those that have something to send at its end, in order.
-        unarmed: those that submit their receive when their callbacks have run, in order.
+        number: counts the loop's own turns, so that a writer can tell the first write of a turn from later ones. 0: no
+            turn of ours is running, so that its end is not known.
+        corked: writers that have something to send at the turn's end, in order.
+        unarmed: readers that submit their receive after their callbacks have run, in order.
     """
 
     __slots__ = ("callbacks", "corked", "number", "unarmed")

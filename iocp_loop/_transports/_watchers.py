@@ -1,11 +1,11 @@
 """`add_reader` and `add_writer`: callbacks that run while a socket is ready.
 
-As on asyncio's selector loops: one reader and one writer per socket, each a Handle that runs in its own context, again
-and again as long as the socket is ready; replaced or removed, it is cancelled. A socket that is closed while watched
-wakes its callbacks once more, so that nobody waits for it for ever, and they are forgotten.
+As on asyncio's selector loops, a socket has one reader and one writer. Each is an `asyncio.Handle`, which runs in its
+own context again and again as long as the socket is ready, and is cancelled when it is replaced or removed. If a socket
+is closed while it is watched, its callbacks run once more, so that nobody waits for ever, and are forgotten.
 
-A callback runs when the poll's answer is delivered, like a protocol's, and not by the ready queue: the socket is polled
-again before the next wait, and by then its data must have been taken, or it would be told of them twice.
+A callback runs when the poll's answer is delivered, like a protocol's, and not from the ready queue. The socket is
+polled again before the next wait, and by then the callback must have read the data, or it would run twice for them.
 """
 
 import asyncio
@@ -37,7 +37,8 @@ class _Watcher:
         if closed:
             self.owner.forget(self)
         elif self._was_closed():
-            # Closed while no request was out that could have told: the answer is about whoever has the handle now.
+            # It was closed while no request was out that could report it: the answer is about another socket, which has
+            # the same handle value.
             self.owner.forget(self)
             _readiness.of(self.owner.proactor).unwatch(self.registration)
         private.run_handle(self.handle)
@@ -61,7 +62,7 @@ class Watchers:
         """Watch a socket; replaces the callback that watches it already.
 
         Raises:
-            ValueError: not a socket, or a closed one.
+            ValueError: it is not a socket, or a closed one.
             RuntimeError: a transport owns it.
         """
         fd = _fileno(fileobj)
@@ -72,17 +73,17 @@ class Watchers:
             watcher.registration = readiness.watch(fd, interest, watcher.on_ready)
         except OSError as exc:
             if getattr(exc, "winerror", None) != WsaError.NOTSOCK:
-                raise  # The system's trouble, not the caller's.
+                raise  # A failure of the system, and not the caller's mistake.
             raise ValueError(f"Invalid file descriptor: {fd}: {exc}") from exc
         self._remove(self._table.get((fd, interest)))
         self._table[fd, interest] = watcher
 
     def remove(self, interest: Interest, fileobj: Any) -> bool:
-        """Stop watching; False if nobody did. Raises as `add`."""
+        """Stop watching a socket; False if it was not watched. Raises ValueError and RuntimeError, as `add` does."""
         try:
             fd = _fileno(fileobj)
         except ValueError:
-            # Closed before it was removed: known by the object itself.
+            # The socket was closed before it was removed: find it by the object itself.
             found = [each for each in self._table.values() if each.fileobj is fileobj and each.interest is interest]
             if not found or isinstance(fileobj, int):
                 raise
@@ -91,10 +92,10 @@ class Watchers:
         return self._remove(self._table.get((fd, interest)))
 
     def close(self) -> None:
-        """Forget everybody; the loop is closing."""
+        """Remove all; the loop is closing."""
         for watcher in list(self._table.values()):
             self._remove(watcher)
-        self._loop = None  # Nobody asks it any more.
+        self._loop = None  # Breaks the cycle.
 
     def forget(self, watcher: _Watcher) -> None:
         """Drop a watcher whose registration is over."""

@@ -1,25 +1,37 @@
 """The writing half of a stream transport.
 
-Its states, and what leads from one to another, stand in `_writing`.
+`_writing` has its states and the transitions between them.
 
-A turn's first write goes out at once, so that an answer waits for nobody; the second and later ones are gathered,
-unless one is much by itself, so that a program that writes in crumbs pays one kernel call per turn and not one per
-crumb. A connection that was seen to do so (head and body of an HTTP answer, say) has its first write gathered too,
-until a turn brings only one.
+Direct and gathered writes
+==========================
+The first write of a turn goes out at once, so that an answer waits for nobody. Later writes of that turn are gathered
+and sent together, so that a program that writes in crumbs pays one kernel call per turn and not one per crumb; a write
+that is large by itself is not gathered. If a connection was seen to write several times per turn (head and body of an
+HTTP answer, for example), its first write is gathered too, until a turn brings only one.
 
-What is gathered was not refused by the kernel yet, and is no reason to pause the protocol, unless the program has set
-a mark of its own, which is obeyed. What has become much is sent before the turn ends, but no more than TURN_SIZE_MAX
-of it, or as much work in crumbs; what comes after that waits for the end, and the protocol is paused when it has
-become much, so that a program that writes and drains lets others run however much the kernel takes. Large pieces may
-be more while nobody else is queued. Much is
-CORKED_SIZE_MAX for a peer that was seen to read: what the kernel had refused was out in a moment, or more was taken
-than a kernel keeps. For any other peer it is CORKED_SIZE_MIN, because it may be one that never reads, and what was
+Gathered bytes were not refused by the kernel, so they are no reason to pause the protocol. But a program that set its
+own high-water mark expects `pause_writing` at that mark, so gathered bytes count towards it.
+
+When the gathered bytes reach a limit, they are sent before the turn ends. For a peer that was seen to read the limit is
+CORKED_SIZE_MAX: bytes that the kernel had refused went out within FAST_S, or the kernel took more than it could have
+kept itself (PROOF_SIZE). For any other peer it is CORKED_SIZE_MIN, because the peer may never read, and what was
 gathered for it would stay with us.
 
-While no turn of ours runs, nothing is gathered: nobody knows when what runs instead will end, or whether the loop is
-run again at all.
+One turn sends no more than TURN_SIZE_MAX in this way, or as much work in crumbs (PIECE_SIZE_MIN). Then writes wait for
+the turn's end, and the protocol is paused when the limit is reached. So a program that writes and drains lets others
+run, however much the kernel takes. While no other callback is queued, large pieces count for less (ALONE_FACTOR).
 
-No callback of the program runs while a method here is under way: pause_writing() is the last thing a write does, and
+If no turn of ours runs, nothing is gathered, because nobody knows when the other turn ends, or whether the loop runs
+again at all.
+
+Who owns the bytes
+==================
+A piece belongs to the queue until it is known to be sent. The pieces are bytes objects, which nobody can change; data
+of other types are copied, because the caller may reuse its buffer as soon as `write` returns. In FLUSHING the kernel
+reads the pieces where they are; the operation keeps them alive until its packet, even if `abandon` clears the queue.
+There is only one operation, so the order of the bytes is that of the writes.
+
+No callback of the program runs in the middle of a method here: pause_writing() is the last step of a write, and
 resume_writing() the last of a packet's delivery or of a turn's end. Each may write, close, abort or raise.
 """
 
@@ -36,21 +48,21 @@ from ._flow import HIGH_WATER_DEFAULT, FlowControl
 from ._send_queue import SendQueue, as_bytes_like
 from ._writing import CLOSING, CORKED, DIRECT, EMPTY, EOF, FLUSHING, GATHERING, LOST, NONE, SENDFILE, SHUT, Refusal
 
-# What is gathered in a turn, and joined, before it is sent: for a peer that was seen to read, and for any other.
+# The most bytes that are gathered and joined before they are sent: for a peer that was seen to read, and for any other.
 CORKED_SIZE_MAX = 384 * 1024
 CORKED_SIZE_MIN = HIGH_WATER_DEFAULT
-# What is sent within a turn before writes wait for its end, in bytes: one send of a peer that was seen to read, and
-# another one at the turn's end. A piece counts for PIECE_SIZE_MIN at least: a program that writes single bytes is busy
-# with them for longer than the kernel is.
+# The most bytes that a turn sends before writes wait for its end: one full send to a peer that was seen to read, which
+# another follows at the turn's end. A piece counts as PIECE_SIZE_MIN at least: a program that writes single bytes is
+# busy with them for longer than the kernel is.
 TURN_SIZE_MAX = CORKED_SIZE_MAX
 PIECE_SIZE_MIN = 256
-# While nobody else is known to wait for a turn, a large piece counts for so much less: 12 MiB are sent in 5 ms, and a
+# While no other callback waits for a turn, the size of a large piece is divided by this: 12 MiB are sent in 5 ms, and a
 # turn costs as much as 100 KiB.
 ALONE_FACTOR = 32
-# What was refused is out within this time, in seconds, or so many bytes were taken in a row: the peer reads.
+# The peer reads if refused bytes went out within FAST_S seconds, or if the kernel took PROOF_SIZE bytes in a row.
 FAST_S = 0.02
 PROOF_SIZE = 16 * 1024 * 1024
-# Up to here, new memory is as cheap to join pieces in as what the loop keeps for that (docs/tried.md).
+# Up to this size, joining pieces in new memory is as cheap as in the memory that the loop keeps (docs/tried.md).
 JOIN_MAX = 64 * 1024
 _JUST_BYTES = frozenset({bytes})
 
@@ -61,7 +73,7 @@ class Writer:
     Attributes:
         phase, refusal: see `_writing`.
         flow: the water marks.
-        transport: whose half this is; for reports, too.
+        transport: the transport that this is the writing half of.
     """
 
     __slots__ = (
@@ -95,14 +107,14 @@ class Writer:
         self._send_now = send_now
         self.phase = DIRECT
         self.refusal = NONE
-        self._gathers = False  # rest in GATHERING and not in DIRECT: the last writes had company
-        self._room = 0  # bytes: below this size of the queue, a write has only to be added to it; 0: to none
-        self._taken = 0  # bytes of gathered sends that were taken whole, since one was not
-        self._refused_at = 0.0  # when a send was not taken whole, on the loop's clock
+        self._gathers = False  # the last writes were not alone in their turn: rest in GATHERING and not in DIRECT
+        self._room = 0  # while the queue stays below this size, a write need only be added to it; 0: never
+        self._taken = 0  # bytes of gathered sends that the kernel took whole, since the last one that it did not
+        self._refused_at = 0.0  # when the kernel last refused bytes, on the loop's clock
         self._turn = transport.services.turn
-        self._last_turn = -1  # the one with the last direct write
-        self._spent_turn = -1  # the last one in which much was sent before it ended
-        self._spent = 0  # and how much; see TURN_SIZE_MAX
+        self._last_turn = -1  # the turn of the last direct write
+        self._spent_turn = -1  # the turn that `_spent` belongs to
+        self._spent = 0  # what that turn has sent before its end; see TURN_SIZE_MAX
         self._dropped_writes = 0
         self._queue: SendQueue | None = None
         self._operation: Any = None
@@ -115,13 +127,13 @@ class Writer:
 
     @property
     def queued_size(self) -> int:
-        """Bytes accepted and not yet sent, those in flight included."""
+        """Bytes accepted and not yet sent, including those in flight."""
         return self._queue.size if self._queue is not None else 0
 
     # -- writing -----------------------------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send now what the kernel takes without waiting; queue the rest."""
+        """Send what the kernel takes without waiting, and queue the rest."""
         if data.__class__ is not bytes:
             data = as_bytes_like(data)
         if self.phase is not DIRECT or not data:
@@ -129,7 +141,7 @@ class Writer:
                 queue: Any = self._queue
                 size = queue.size + len(data)
                 if size < self._room:
-                    # One of many: _write_otherwise() would find nothing else to do.
+                    # One of many: `_write_otherwise` would do no more than this.
                     queue.pieces.append(data if type(data) is bytes else bytes(data))
                     queue.size = size
                     return
@@ -142,7 +154,7 @@ class Writer:
                 self._gathers = True
                 self._gather(bytes(data))
                 return
-            # Much by itself: it need not be gathered to be sent now.
+            # Large by itself: gathering would save nothing.
             self._spent += size if self._turn.callbacks else size // ALONE_FACTOR
         if size > SEND_MAX:
             self._write_much(bytes(data))
@@ -161,7 +173,7 @@ class Writer:
             self._send_rest(data, sent)
 
     def _write_much(self, data: bytes) -> None:
-        """More than one call is given."""
+        """Write more than SEND_MAX, which needs several calls."""
         queue = self._made_queue()
         queue.add(data)
         if self._endpoint.sends_at_once:
@@ -172,13 +184,13 @@ class Writer:
         self.flow.grown(queue.size)
 
     def _send_rest(self, data: bytes | bytearray | memoryview, sent: int) -> None:
-        """The kernel did not take all of a direct write."""
+        """Queue the rest of a direct write that the kernel did not take whole."""
         queue = self._made_queue()
         try:
-            # A copy, unless nobody can change it: the caller may reuse its buffer as soon as this returns.
+            # This copies, unless it is a bytes object: the caller may reuse its buffer as soon as this returns.
             queue.add(bytes(data))
         except MemoryError as exc:
-            # The stream has a hole from here on.
+            # The bytes are lost, so the stream cannot go on.
             self.transport.fatal_error(exc, "Fatal error: no memory for what the socket did not take")
             return
         if sent:
@@ -201,7 +213,7 @@ class Writer:
         elif size <= JOIN_MAX or self.phase is not DIRECT:
             self.write(b"".join(chunks))
         else:
-            # As if it had been gathered during the turn that ends now.
+            # Large and in several pieces: send it as if it had been gathered in a turn that ends here.
             turn = self._turn.number
             is_first, self._last_turn = turn != self._last_turn, turn
             queue = self._made_queue()
@@ -233,7 +245,7 @@ class Writer:
                 private.logger.warning("socket.send() raised exception.")
 
     def _gather(self, data: bytes) -> None:
-        """Queue bytes that nobody else can change, behind what waits; nothing stands against them."""
+        """Queue bytes that nobody can change, after those that wait. There is no refusal."""
         queue = self._made_queue()
         queue.add(data)
         if self.phase is DIRECT or self.phase is GATHERING:
@@ -243,7 +255,7 @@ class Writer:
         self.flow.grown(queue.size)
 
     def _send_if_much(self, queue: SendQueue) -> None:
-        """In CORKED: do not wait for the turn's end with what has become much, unless this turn has seen enough."""
+        """In CORKED: send before the turn's end if the limit is reached, unless the turn has sent its share."""
         if queue.size >= self._corked_limit() and not self._has_spent():
             self._spent += max(queue.size, PIECE_SIZE_MIN * len(queue.pieces))
             self._send_gathered()
@@ -258,21 +270,21 @@ class Writer:
         return queue
 
     def _cork(self) -> None:
-        """To CORKED."""
+        """Go to CORKED."""
         self.phase = CORKED
         limit = self._corked_limit()
         self._room = max(limit, self.flow.high + 1) if self._has_spent() else limit
         self._turn.corked.append(self)
 
     def _has_spent(self) -> bool:
-        """Whether this turn has sent all that one may before it ends."""
+        """Whether this turn has sent TURN_SIZE_MAX."""
         turn = self._turn.number
         if self._spent_turn != turn or not turn:
             self._spent_turn, self._spent = turn, 0
         return self._spent >= TURN_SIZE_MAX
 
     def _corked_limit(self) -> int:
-        """How much is gathered before it is sent."""
+        """The most bytes to gather before they are sent."""
         if not self._turn.number:
             return 0
         if self.flow.was_set:
@@ -280,30 +292,30 @@ class Writer:
         return CORKED_SIZE_MAX if self._taken >= PROOF_SIZE else CORKED_SIZE_MIN
 
     def uncork(self) -> None:
-        """Send together what was gathered; the loop calls this at the end of the turn, for each that was corked."""
+        """Send what was gathered. The loop calls this at the end of the turn, for each corked writer."""
         if self.phase is not CORKED:
-            # Sent already, because it had become much; or aborted meanwhile.
+            # It was sent already, because it reached the limit; or the transport was aborted.
             return
         self._send_gathered()
         if self.flow.paused and self.phase is not LOST:
-            # A callback of the same transport's may run the loop, and this inside it.
+            # `enterable`, because a callback in the same context may be running the loop that calls this.
             private.enterable(self.transport.context).run(self.flow.shrunk, self.queued_size)
 
     def _send_gathered(self) -> None:
-        """From CORKED: send the queue, and rest if the kernel takes all of it."""
+        """Leave CORKED: send the queue, and rest if the kernel takes all of it."""
         queue = self._queue
         assert queue is not None
         size = queue.size
         self._room = 0
         try:
             if len(queue.pieces) == 1:
-                # Alone in its turn, or much by itself: nothing is gained by letting the next one wait.
+                # One piece, alone in its turn or large by itself: gathering saved nothing, so do not gather next time.
                 self._gathers = self._last_turn == self._turn.number and size < CORKED_SIZE_MAX
                 self._send_piece(queue)
             elif size <= CORKED_SIZE_MAX:
                 self._send_joined(queue)
         except (BlockingIOError, InterruptedError, MemoryError):
-            pass  # The overlapped send takes it, from where it is.
+            pass  # The overlapped send below sends the pieces where they are.
         except OSError as exc:
             if not is_shortage(exc):
                 self.transport.fatal_error(exc, "Fatal write error on transport")
@@ -315,7 +327,7 @@ class Writer:
             self._rest()
 
     def _send_piece(self, queue: SendQueue) -> None:
-        """Send the only piece of the queue, of which nothing was sent, by as many calls as it needs."""
+        """Send the only piece of the queue, of which nothing was sent, in as many calls as it needs."""
         piece = queue.pieces[0]
         if len(piece) <= SEND_MAX:
             queue.forget(self._send_now(piece))
@@ -329,7 +341,7 @@ class Writer:
                         return
 
     def _send_joined(self, queue: SendQueue) -> None:
-        """Send all of the queue in one call; what that does not take is one piece from now on."""
+        """Send all of the queue in one call; what the kernel does not take becomes one piece."""
         with self.transport.services.join_buffer.join(queue.pieces) as data:
             sent = self._send_now(data)
             if sent == len(data):
@@ -345,13 +357,13 @@ class Writer:
             self.flow.shrunk(self.queued_size)
 
     def _flush_refused(self) -> None:
-        """To FLUSHING, because the kernel does not take all at once."""
+        """Go to FLUSHING, because the kernel did not take all bytes at once."""
         self._taken = 0
         self._refused_at = self.transport.loop.time()
         self._flush()
 
     def _flush(self) -> None:
-        """To FLUSHING: gather what is queued into one overlapped send. Nothing is in flight."""
+        """Go to FLUSHING: submit one overlapped send of the queued pieces. No other is in flight."""
         self.phase = FLUSHING
         queue = self._queue
         assert queue is not None
@@ -366,12 +378,12 @@ class Writer:
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            # No memory, say: this connection's end, and nobody else's.
+            # For lack of memory, for example. It ends this connection, and no other.
             self.transport.fatal_error(exc, "Fatal write error on transport")
 
     def on_sent(self, operation: OverlappedEx, status: int, byte_count: int) -> None:
         if self.phase is LOST:
-            # What was queued is forgotten, and nobody waits for this.
+            # The queue was forgotten, and nobody waits for this result.
             return
         if status:
             if byte_count or not self._proactor.shortages.begin_again(operation, status):
@@ -391,7 +403,7 @@ class Writer:
             self.flow.shrunk(queue.size)
 
     def _rest(self) -> None:
-        """To DIRECT, GATHERING or SHUT: the queue is empty, and nothing is in flight. Do what waited for that."""
+        """Go to DIRECT, GATHERING or SHUT: the queue is empty and nothing is in flight. Do what waited for that."""
         refusal = self.refusal
         if refusal is NONE:
             self.phase = GATHERING if self._gathers else DIRECT
@@ -406,7 +418,7 @@ class Writer:
             self.transport.end(is_ended=EOF in refusal)
 
     def set_limits(self, high: int | None, low: int | None) -> None:
-        """The water marks, as asyncio.WriteTransport.set_write_buffer_limits."""
+        """As in `asyncio.WriteTransport.set_write_buffer_limits`."""
         self.flow.set_limits(high, low)
         self._room = 0
         self.flow.grown(self.queued_size)
@@ -414,13 +426,13 @@ class Writer:
     # -- refusing ----------------------------------------------------------------------------------------------
 
     def _refuse_from_now_on(self, why: Refusal) -> None:
-        self.refusal = why if self.refusal is NONE else self.refusal | why  # `|` makes a member anew, which takes long.
-        self._room = 0  # Each write comes to `_refuse`.
+        self.refusal = why if self.refusal is NONE else self.refusal | why  # `|` makes a new member, which is slow.
+        self._room = 0  # So that each write comes to `_refuse`.
         if self.phase in EMPTY:
             self.phase = SHUT
 
     def write_eof(self) -> None:
-        """Accept nothing more, and say so to the peer once the queue is out, and the file that goes before it."""
+        """Accept nothing more. Send the end of file when the queue is out, and a file that was to be sent before."""
         if self.phase is LOST or self.refusal & (CLOSING | EOF):
             return
         sending_file = SENDFILE in self.refusal
@@ -429,12 +441,12 @@ class Writer:
             self.transport.shutdown_writing()
 
     def finish(self) -> bool:
-        """Accept nothing more. True if there is nothing to wait for; else `transport.end` follows the last byte."""
+        """Accept nothing more. True if nothing waits to be sent; else `transport.end` is called after the last byte."""
         self._refuse_from_now_on(CLOSING)
         return self.phase is SHUT or self.phase is LOST
 
     def abandon(self, exc: BaseException | None) -> None:
-        """To LOST: forget what waits. What is in flight stays with its operation until its packet has come."""
+        """Go to LOST: forget what waits. The operation keeps what is in flight until its packet comes."""
         self.refusal |= CLOSING
         self.phase = LOST
         self._room = 0
@@ -444,19 +456,19 @@ class Writer:
             self._empty_waiter.set_exception(exc or ConnectionAbortedError("the transport was aborted"))
 
     def release(self) -> None:
-        """Give the memory back; the endpoint is closed, so nothing is outstanding."""
+        """Release all memory. The endpoint is closed, so nothing is outstanding."""
         operation, self._operation = self._operation, None
         if operation is not None:
             operation.deliver = ignore  # Breaks the cycle with this writer.
             self._proactor.release(operation)
-        # As in the reader. Nothing asks for them any more: a closed writer accepts nothing.
+        # Without these references a closed connection is freed at once. A closed writer does not need them.
         self.transport = None  # type: ignore[assignment]
         self.flow.release()
 
-    # -- sending a file: the loop's business, between these two -------------------------------------------------
+    # -- sending a file: the loop does it, between these two calls ----------------------------------------------
 
     def make_empty_waiter(self) -> "asyncio.Future[None]":
-        """Refuse writes from now on; the future is done when all earlier ones have gone out.
+        """Refuse writes from here on; the future is done when all earlier ones are out.
 
         Raises:
             RuntimeError: another file is being sent, or waits to be.
@@ -471,7 +483,7 @@ class Writer:
         return waiter
 
     def reset_empty_waiter(self, waiter: "asyncio.Future[None]") -> None:
-        """Accept writes again, if it was this one that they waited for."""
+        """Accept writes again, if this is the waiter for which they were refused."""
         if self._empty_waiter is not waiter:
             return
         self._empty_waiter = None

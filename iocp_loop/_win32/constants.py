@@ -10,11 +10,11 @@ SOCKET_ERROR = -1
 
 # winternl.h / ntdef.h: the three NTSTATUS bits that matter here. 0x8... is a warning, 0xC... an error.
 NTSTATUS_FAILURE_BIT = 0x8000_0000
-# ntdef.h, facility NTWIN32: a Win32 code dressed as an NTSTATUS. An operation that fails before it is queued
-# is reported this way, so that every outcome travels on one path.
+# ntdef.h, facility NTWIN32: a Win32 code in the form of an NTSTATUS. An operation that fails before it is queued is
+# reported in this form, so that every outcome takes the same path.
 NTSTATUS_WIN32_FACILITY = 0xC007_0000
 
-# Bytes that one call may be asked to move: the count is 32 bits wide, and some layers take it for a signed one.
+# The most bytes for one call: the count has 32 bits, and some layers treat it as signed.
 LENGTH_MAX = 0x7FFF_FFFF
 
 
@@ -180,8 +180,8 @@ class AfdPoll(IntFlag):
     SEND = 0x0004
     DISCONNECT = 0x0008  # received FIN
     ABORT = 0x0010  # received RST
-    LOCAL_CLOSE = 0x0020  # the handle was closed; reported whether asked for or not
-    CONNECT = 0x0040  # connected; comes with SEND, and need not be asked for
+    LOCAL_CLOSE = 0x0020  # the handle was closed; reported even if the request does not name it
+    CONNECT = 0x0040  # connected; comes with SEND, so the request need not name it
     ACCEPT = 0x0080
     CONNECT_FAIL = 0x0100
 
@@ -238,7 +238,7 @@ class ConsoleMode(IntFlag):
 class ThreadAccess(IntFlag):
     """winnt.h: OpenThread."""
 
-    TERMINATE = 0x0001  # also what CancelSynchronousIo asks for
+    TERMINATE = 0x0001  # the access that CancelSynchronousIo needs
 
 
 class FileMode(IntFlag):
@@ -289,7 +289,7 @@ class Memory(IntFlag):
 
 
 DUPLICATE_SAME_ACCESS = 0x2  # winnt.h: DuplicateHandle.
-FAST_REFUSAL_BUILD = 16299  # of Windows: since then SIO_TCP_INITIAL_RTO takes NO_SYN_RETRANSMISSIONS (libuv).
+FAST_REFUSAL_BUILD = 16299  # The Windows build since which SIO_TCP_INITIAL_RTO takes NO_SYN_RETRANSMISSIONS (libuv).
 XP1_IFS_HANDLES = 0x0002_0000  # winsock2.h: the provider's sockets are real file-system handles.
 PROTOCOL_INFOW_SIZE = 628  # sizeof(WSAPROTOCOL_INFOW); dwServiceFlags1 is its first DWORD.
 

@@ -1,11 +1,11 @@
 """NTSTATUS -> WinError -> OSError. The only module that builds an exception from a code.
 
-A completion packet carries an NTSTATUS. What it means depends on what the operation ran on: a socket's status becomes
-the Winsock code that the same failure gives when a call fails at once (RtlNtStatusToDosError would answer 64,
-"network name deleted", for a reset that recv() calls 10054), anything else becomes the plain Win32 code.
+A completion packet carries an NTSTATUS. Its meaning depends on the handle. A socket's status becomes the Winsock code
+with which a call fails at once for the same reason: 10054 for a reset, for example, where RtlNtStatusToDosError returns
+64, "network name deleted". Any other handle's status becomes the plain Win32 code.
 
-The socket table follows the one libuv keeps in src/win/winsock.c; the Win32 table is what RtlNtStatusToDosError
-answers for the statuses that pipes and files really give.
+The socket table follows the one in libuv's src/win/winsock.c. The Win32 table has the results of RtlNtStatusToDosError
+for the statuses that pipes and files really give.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ _SOCKET_ERRORS = {
     Status.CONNECTION_ABORTED: WsaError.CONNABORTED,
     Status.REMOTE_NOT_LISTENING: WsaError.CONNREFUSED,
     Status.CONNECTION_REFUSED: WsaError.CONNREFUSED,
-    # An ICMP answer to an earlier datagram. asio and the selector loop call it "refused"; so do we.
+    # An ICMP answer to an earlier datagram. We call it "refused", as asio and the selector loop do.
     Status.PORT_UNREACHABLE: WsaError.CONNREFUSED,
     Status.LINK_TIMEOUT: WsaError.TIMEDOUT,
     Status.IO_TIMEOUT: WsaError.TIMEDOUT,
@@ -90,7 +90,8 @@ _WIN32_ERRORS = {
     Status.QUOTA_EXCEEDED: Error.NOT_ENOUGH_QUOTA,
 }
 
-# How a call says that the system, and not the handle, is short of something: it may succeed in a moment.
+# Errors that say that the system is short of memory. They say nothing about the handle, and a moment later the same
+# call may succeed.
 SHORTAGES = frozenset(
     {
         WsaError.NOBUFS,
@@ -127,9 +128,9 @@ _CLASSES: dict[int, tuple[type[OSError], int]] = {
 
 
 def status_from_winerror(code: int) -> int:
-    """Dress a Win32 or Winsock code as an NTSTATUS, as the NTWIN32 facility does.
+    """Turn a Win32 or Winsock code into an NTSTATUS of the NTWIN32 facility.
 
-    The call may have failed without a code (another library reset it); that must not read as success.
+    If a call failed without a code, because another library reset it, the result must not read as success.
     """
     return NTSTATUS_WIN32_FACILITY | (code & 0xFFFF or Error.INVALID_PARAMETER)
 
@@ -140,10 +141,10 @@ def is_failure(status: int) -> bool:
 
 
 def winerror_from_status(status: int, *, is_socket: bool) -> int:
-    """The WinError that a packet's NTSTATUS stands for; 0 for success.
+    """The WinError for a packet's NTSTATUS; 0 for success.
 
     Args:
-        status: NTSTATUS as unsigned 32 bits, or a code dressed by `status_from_winerror`.
+        status: NTSTATUS as unsigned 32 bits, or a result of `status_from_winerror`.
         is_socket: whether the operation ran on a socket (see the module's header).
     """
     if not is_failure(status) and status != Status.TIMEOUT:
@@ -165,7 +166,7 @@ def _nt_status_to_dos_error(status: int) -> int:
 
 
 def is_shortage(error: OSError) -> bool:
-    """Whether a call's exception says that the system was short of memory; see SHORTAGES."""
+    """Whether an exception says that the system is short of memory; see SHORTAGES."""
     return getattr(error, "winerror", None) in SHORTAGES
 
 
@@ -174,18 +175,18 @@ def os_error(code: int, operation: str, subject: str = "", advice: str = "") -> 
 
     Args:
         code: Win32 or Winsock code.
-        operation: the call or the kind of operation that failed, as the user would look it up.
-        subject: which handle it ran on, for example ``socket 312``.
+        operation: the call or the kind of operation that failed, by the name under which a user would look it up.
+        subject: the handle it ran on, for example ``socket 312``.
         advice: what the user can do about it, one clause.
 
     The result is of the builtin subclass that fits the code; its `winerror` is the code on every platform.
     """
-    code = int(code)  # Not an IntEnum: users see it in reprs and pickles.
+    code = int(code)  # A plain int and not an IntEnum, because users see it in reprs and pickles.
     where = f"{operation} on {subject}" if subject else operation
     message = f"{where}: {_text(code)}" + (f" ({advice})" if advice else "")
     cls, number = _CLASSES.get(code, (OSError, 0))
     if sys.platform == "win32":
-        # OSError derives errno, and the subclass, from the fourth argument where it knows the code.
+        # If OSError knows the code in the fourth argument, it derives errno and the subclass from it.
         error = cls(number, message, None, code)
         if number:
             error.errno = number
@@ -207,5 +208,5 @@ def _text(code: int) -> str:
 
 
 def status_error(status: int, operation: str, subject: str, *, is_socket: bool) -> OSError:
-    """Build the exception for a failed packet; arguments as in `winerror_from_status` and `os_error`."""
+    """Build the exception for a failed packet. The arguments are those of `winerror_from_status` and `os_error`."""
     return os_error(winerror_from_status(status, is_socket=is_socket), operation, subject)

@@ -1,8 +1,8 @@
-"""The kernel as this package sees it: one protocol, and the real implementation of it.
+"""The kernel as this package sees it: one protocol, and its real implementation.
 
-Everything above level 0 talks to a `Kernel`, never to a DLL. That is the seam of the tests: a counting kernel proves
-how many calls an operation costs, a fake one provokes the orders and faults that the real one will not on demand.
-Attribute names are the Win32 names; what a hot call takes is in prototypes.py.
+Everything above level 0 calls a `Kernel`, never a DLL. That is the seam of the tests: a counting kernel proves how many
+calls an operation costs, and a fake one produces orders and faults that the real one does not produce on demand. The
+methods have the Win32 names; prototypes.py says which arguments a hot call needs.
 """
 
 import ctypes
@@ -36,21 +36,21 @@ class Kernel(Protocol):
     """The calls an event loop makes. Hot calls take prepared argument objects; all return the raw Win32 result.
 
     Attributes:
-        forgets_cancels: CancelIoEx may be forgotten; see `_cancels`.
+        forgets_cancels: a CancelIoEx may have no effect; see `_cancels`.
     """
 
     forgets_cancels: bool
 
     def monotonic(self) -> float:
-        """Seconds, on a clock that only goes forward."""
+        """Seconds on a clock that never goes backwards."""
         ...
 
     def last_error(self) -> int:
-        """The code of the calling thread's last failed call through this object."""
+        """The error code of the calling thread's last failed call through this object."""
         ...
 
     def clear_last_error(self) -> object:
-        """Let `last_error` of the calling thread be 0 until its next failed call."""
+        """Set `last_error` of the calling thread to 0, until its next failed call."""
 
     def extension(self, sock: Any, name: str) -> Any:
         """The extension function `name` of the provider behind `sock`."""
@@ -60,7 +60,7 @@ class Kernel(Protocol):
         ...
 
     def hasten_refusal(self, sock: Any) -> None:
-        """Let a connect of `sock`, which goes to this machine, fail at once where nobody listens. May do nothing."""
+        """Let a connect of `sock` to this machine fail at once if nobody listens. May do nothing."""
 
     def CreateIoCompletionPort(self, handle: int, port: int, key: int, threads: int, /) -> int: ...
     def GetQueuedCompletionStatusEx(self, *args: Any) -> int: ...
@@ -109,7 +109,7 @@ def win32_kernel() -> Kernel:
 
 
 class Win32Kernel:
-    """The real one. A function is bound the first time it is used; thread-safe, because binding twice is harmless."""
+    """The real kernel. A function is bound at its first use. Thread-safe, because binding twice is harmless."""
 
     def __init__(self) -> None:
         self.monotonic = time.monotonic
@@ -117,9 +117,9 @@ class Win32Kernel:
         self.clear_last_error = partial(ctypes.set_last_error, 0)  # type: ignore[attr-defined, unused-ignore]
         self._extensions: dict[tuple[Any, ...], Any] = {}
         self._ifs: dict[tuple[int, int, int], bool] = {}
-        # Before this build the ioctl knew no way to say "once".
+        # Before this build the ioctl could not ask for a single SYN.
         self._hastens = sys.getwindowsversion().build >= FAST_REFUSAL_BUILD  # type: ignore[attr-defined, unused-ignore]
-        # Whether CancelIoEx may be forgotten (see `Cancels`): Wine, by an export that only it has.
+        # True under Wine (see `Cancels`), which is known by an export that only Wine has.
         self.forgets_cancels = _exports("wine_get_version")
 
     def __getattr__(self, name: str) -> Any:
@@ -131,7 +131,7 @@ class Win32Kernel:
         return function
 
     def extension(self, sock: Any, name: str) -> Any:
-        """As in `Kernel`. Addresses differ between providers (IPv4, IPv6, layered ones), so each is asked once."""
+        """Ask each provider (IPv4, IPv6, layered ones) for the function once, because their addresses differ."""
         where = (name, sock.family, sock.type, sock.proto)
         function = self._extensions.get(where)
         if function is None:
@@ -162,10 +162,9 @@ class Win32Kernel:
         return address.value
 
     def skips_port_safely(self, sock: Any) -> bool:
-        """As in `Kernel`.
+        """True if every layer of the provider makes real file handles (MSDN, SetFileCompletionNotificationModes).
 
-        Only where every layer of the provider hands out real file handles (MSDN, SetFileCompletionNotificationModes),
-        and never for datagrams: their truncation warning is an inline error that may still queue a packet.
+        Never for datagrams: their truncation warning is an inline error that may still queue a packet.
         """
         provider = (sock.family, sock.type, sock.proto)
         if provider[1] != socket.SOCK_STREAM:
@@ -177,10 +176,10 @@ class Win32Kernel:
         return safe
 
     def hasten_refusal(self, sock: Any) -> None:
-        """As in `Kernel`.
+        """Ask for a single SYN, by SIO_TCP_INITIAL_RTO.
 
-        Windows sends a SYN that was answered by a reset three times, half a second apart (SIO_TCP_INITIAL_RTO changes
-        that). Where the system refuses the ioctl, as Wine does, it is not asked again.
+        Otherwise, if a reset answers its SYN, Windows sends it three times, half a second apart. If the system refuses
+        the ioctl, as Wine does, this does not ask again.
         """
         if not self._hastens:
             return

@@ -1,9 +1,9 @@
-"""Where Python keeps the bytes that the kernel is to read, or to write before anyone has seen them."""
+"""The addresses of Python's own objects: bytes that the kernel reads, and new bytes objects and buffers it fills."""
 
 import ctypes
 from typing import Any
 
-# A function object of our own: what `ctypes.pythonapi` hands out is shared by the whole process.
+# A function object of our own, because the attributes of `ctypes.pythonapi` are shared by the whole process.
 address_of_bytes = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.py_object)(("PyBytes_AsString", ctypes.pythonapi))
 address_of_bytes.__doc__ = """The address of a bytes object's first byte; valid as long as the object lives."""
 
@@ -16,8 +16,8 @@ new_bytes.__doc__ = """A bytes object of `size` bytes that are to be filled befo
 def address_of(buffer: Any) -> int:
     """The address of a receive buffer's first byte: of a bytes object, a ctypes array, or a writable memoryview.
 
-    A memoryview pins what it shows as long as it lives. An array type made for its size would do so as well, but it is
-    garbage that only the cycle collector finds.
+    A memoryview pins its object as long as the memoryview lives. So would an array type made for its size, but that is
+    garbage which only the cycle collector frees.
     """
     if type(buffer) is bytes:
         return address_of_bytes(buffer)  # type: ignore[no-any-return]

@@ -4,13 +4,13 @@ Four calling styles, all on private DLL objects (`ctypes.windll` is shared by th
 change its prototypes):
 
 * ordinary: argtypes from the table, the GIL released during the call, the last error saved;
-* `brief`: as ordinary, but the GIL is kept. For calls that cannot block: giving the GIL away for a microsecond
-  invites another thread to keep it for a switch interval;
-* `hot`: brief, and without argtypes. ctypes spends 150 to 240 ns per argument that it must convert; a hot call is
-  made with a tuple of prepared argument objects (see `argument`), which cost a fifth of that. A plain int must never
-  be passed to one: ctypes would hand over 32 bits and leave the upper half of the slot undefined;
-* `waiting`: as hot, but the GIL is released: the call that blocks, once per batch; and TransmitFile, which may read the
-  beginning of the file before it returns, from a disk that sleeps or a network share.
+* `brief`: ordinary, but the GIL is kept. For calls that cannot block: if the GIL is released for a microsecond, another
+  thread may take it and keep it for a switch interval;
+* `hot`: brief, and without argtypes. ctypes spends 150 to 240 ns on each argument that it must convert; a hot call gets
+  a tuple of prepared argument objects (see `argument`), which cost a fifth of that. A plain int must never be passed to
+  one: ctypes would pass 32 bits and leave the upper half of the slot undefined;
+* `waiting`: hot, but the GIL is released. For the call that blocks, once per batch; and for TransmitFile, which may
+  read the beginning of the file before it returns, from a sleeping disk or a network share.
 """
 
 import ctypes
@@ -23,14 +23,14 @@ ORDINARY, BRIEF, HOT, WAITING = "ordinary", "brief", "hot", "waiting"
 
 
 class Proto(NamedTuple):
-    """One row: `parameters` keeps the documented names beside the types, for the reader and for the tests."""
+    """One row. `parameters` has the documented names beside the types, for the reader and for the tests."""
 
     dll: str
     name: str
     restype: Any
     style: str
     parameters: dict[str, Any]
-    export: str = ""  # what the DLL calls it, where one function has two rows of different style
+    export: str = ""  # the name in the DLL, if it differs: one function may have two rows of different style
 
 
 def _p(dll: str, name: str, restype: Any, style: str = ORDINARY, /, **parameters: Any) -> Proto:
@@ -84,7 +84,7 @@ PROTOTYPES: tuple[Proto, ...] = (
        lpCurInstances=POINTER_TO, lpMaxCollectionCount=POINTER_TO, lpCollectDataTimeout=POINTER_TO,
        lpUserName=POINTER_TO, nMaxUserNameSize=DWORD),
     _p("kernel32", "GetFileType", DWORD, ORDINARY, hFile=HANDLE),
-    # What blocks, for threads that may: pipes, files and consoles that were not opened for overlapped I/O.
+    # Calls that block, for threads that may: pipes, files and consoles that were not opened for overlapped I/O.
     _p("kernel32", "ReadFileBlocking", BOOL, ORDINARY, hFile=HANDLE, lpBuffer=POINTER_TO, nNumberOfBytesToRead=DWORD,
        lpNumberOfBytesRead=POINTER_TO, lpOverlapped=POINTER_TO)._replace(export="ReadFile"),
     _p("kernel32", "WriteFileBlocking", BOOL, ORDINARY, hFile=HANDLE, lpBuffer=POINTER_TO,
@@ -142,7 +142,7 @@ EXTENSIONS: tuple[Proto, ...] = (
        nNumberOfBytesPerSend=DWORD, lpOverlapped=POINTER_TO, lpTransmitBuffers=POINTER_TO, dwReserved=DWORD),
 )
 
-# What `python -m iocp_loop doctor` asks of a system, beside the Kernel protocol; each may be missing.
+# Functions that only `python -m iocp_loop doctor` calls; a system may lack any of them.
 PROBES: tuple[Proto, ...] = (
     _p("ntdll", "wine_get_version", ctypes.c_char_p),
     _p("ntdll", "NtCreateWaitCompletionPacket", NTSTATUS, WaitCompletionPacketHandle=POINTER_TO, DesiredAccess=DWORD,
@@ -162,12 +162,12 @@ _bound: dict[str, Any] = {}
 
 
 def argument(ctype: Any, value: int) -> Any:
-    """A prepared argument for a `hot` call: converted once, of the right width, passed as it is ever after."""
+    """A prepared argument for a `hot` call: it has the right width, and each call passes it without conversion."""
     return ctype.from_param(value)
 
 
 def bind(name: str) -> Any:
-    """The function named, from its own DLL; bound once. Raises OSError or AttributeError where Windows lacks it."""
+    """The function of that name, bound once. Raises OSError or AttributeError if Windows does not have it."""
     function = _bound.get(name)
     if function is None:
         proto = _by_name[name]
@@ -179,7 +179,7 @@ def bind(name: str) -> Any:
 
 
 def bind_at(name: str, address: int) -> Any:
-    """The extension function named, at the address that WSAIoctl gave for one provider."""
+    """The extension function of that name, at the address that WSAIoctl returned for one provider."""
     return _shape(_by_name[name], address)
 
 

@@ -24,9 +24,9 @@ def encode(family: int, address: Any) -> bytes:
         address: ``(host, port)``, or ``(host, port, flowinfo, scope_id)`` for IPv6; the host is numeric.
 
     Raises:
-        TypeError: not a tuple of that shape.
-        ValueError: a host that is not numeric, or a family without IP addresses.
-        OverflowError: a port outside 0-65535.
+        TypeError: it is not a tuple of that shape.
+        ValueError: the host is not numeric, or the family has no IP addresses.
+        OverflowError: the port is outside 0-65535.
     """
     parts: tuple[Any, ...] = address if isinstance(address, tuple) else ()  # pyright: ignore[reportUnknownVariableType]
     if len(parts) < 2:
@@ -50,18 +50,18 @@ def encode(family: int, address: Any) -> bytes:
 
 
 def resolve(family: int, address: Any) -> bytes:
-    """The SOCKADDR of an address as a program may give it to `socket.sendto`: judged, and looked up, as it does.
+    """The SOCKADDR of an address in any form that `socket.sendto` accepts, by the same checks and look-ups.
 
     Args:
         family: socket.AF_INET or socket.AF_INET6.
-        address: as for `encode`; the host may also be a name, which is looked up here and now, "" for any address, or
+        address: as for `encode`; the host may also be a name, which is looked up at once, "" for any address, or
             "<broadcast>".
 
     Raises:
-        TypeError: not a tuple of that shape.
-        OverflowError: a number outside its range.
+        TypeError: it is not a tuple of that shape.
+        OverflowError: a number is outside its range.
         OSError: the name is not known, or not in this family.
-        ValueError: a family without IP addresses; a host that can be no name.
+        ValueError: the family has no IP addresses, or the host cannot be a name.
     """
     most = 2 if family == socket.AF_INET else 4
     parts: tuple[Any, ...] = address if isinstance(address, tuple) else ()  # pyright: ignore[reportUnknownVariableType]
@@ -88,7 +88,7 @@ def resolve(family: int, address: Any) -> bytes:
 
 
 def decode(raw: bytes) -> Any:
-    """The address tuple of a SOCKADDR as the kernel wrote it; None where it wrote none (a connected datagram peer)."""
+    """The address tuple of a SOCKADDR that the kernel wrote; None if it wrote none (for a connected datagram peer)."""
     if len(raw) < _FAMILY.size:
         return None
     (family,) = _FAMILY.unpack_from(raw)

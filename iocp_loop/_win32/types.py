@@ -1,8 +1,8 @@
 """Win32 scalars and structures, spelled as the SDK headers spell them.
 
-Scalars are fixed-width (`c_uint32`, never `wintypes.DWORD`, which is 8 bytes off Windows), so that every size and
-offset below is checked by tests on any operating system. Handles and pointers are `c_size_t`: unsigned, pointer
-sized, and a NULL reads back as 0 and not as None.
+Scalars are fixed-width (`c_uint32`, never `wintypes.DWORD`, which has 8 bytes outside Windows), so that tests can check
+every size and offset below on any operating system. Handles and pointers are `c_size_t`: unsigned, as large as a
+pointer, and a NULL reads back as 0 and not as None.
 """
 
 import struct
@@ -24,7 +24,7 @@ NTSTATUS = c_uint32  # Unsigned on purpose: constants are written as they are in
 
 
 class OVERLAPPED(Structure):
-    """minwinbase.h. `Offset`/`OffsetHigh` share a union with `Pointer`, which nobody uses for I/O."""
+    """minwinbase.h. `Offset`/`OffsetHigh` share a union with `Pointer`, which is not used for I/O."""
 
     _fields_ = [
         ("Internal", ULONG_PTR),  # NTSTATUS, written by the kernel
@@ -47,7 +47,7 @@ class OVERLAPPED_ENTRY(Structure):
 
 
 # The same layout for one `iter_unpack` over a whole batch: key, overlapped, NTSTATUS, byte count. The status is the
-# low half of `Internal` (Windows is little-endian everywhere); the upper half means nothing and is passed over.
+# low half of `Internal` (Windows is little-endian everywhere); the upper half has no meaning and is skipped.
 OVERLAPPED_ENTRY_LAYOUT = struct.Struct("PPI4xI4x" if struct.calcsize("P") == 8 else "PPII")
 
 
@@ -70,7 +70,7 @@ class SOCKADDR_STORAGE(Structure):
 
 
 class IO_STATUS_BLOCK(Structure):
-    """wdm.h. An OVERLAPPED begins with one, which is why the two may share memory."""
+    """wdm.h. An OVERLAPPED begins with one, so the two may share memory."""
 
     _fields_ = [("Status", ULONG_PTR), ("Information", ULONG_PTR)]
 
@@ -101,7 +101,7 @@ class AFD_POLL_HANDLE_INFO(Structure):
 
 
 class AFD_POLL_INFO(Structure):
-    """Undocumented; as above. One handle per poll here."""
+    """Undocumented; the layout wepoll, libuv, mio and trio agree on. One handle per poll here."""
 
     _fields_ = [
         ("Timeout", c_uint64),

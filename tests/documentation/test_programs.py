@@ -20,7 +20,10 @@ RUN_IN = {
     "python3 tools/dev.py test": (".ci/run", "tools/dev.py test"),
     "python -m iocp_loop doctor": ("tests/kernel/test_cli.py", '"doctor"'),
     "python -m iocp_loop doctor --check --report report.txt": ("tests/kernel/test_check.py", "report"),
-    "python -m uvicorn uvicorn_app:app --loop iocp_loop:new_event_loop": ("tests/kernel/test_examples.py", "uvicorn_app"),
+    "python -m uvicorn uvicorn_app:app --loop iocp_loop:new_event_loop": (
+        "tests/kernel/test_examples.py",
+        "uvicorn_app",
+    ),
 }
 # What shows no code: how a message travels, what a tool prints.
 LANGUAGES = {"python", "console", "text"}

@@ -491,7 +491,7 @@ def test_pause_and_resume_while_a_finished_receive_waits_for_its_delivery():
 
 
 def test_one_echo_costs_one_receive_and_one_send():
-    """A hundred messages, each echoed: at the Kernel seam, the receive is cast once more than messages came."""
+    """A hundred messages, each echoed: at the Kernel seam, the receive is armed once more than messages came."""
     stage = Stage(0, Chances(inline=0, would_block=0, partial_send=0, idle=0, reorder=0))
     client, server = stage.connection()
     for end in (client, server):

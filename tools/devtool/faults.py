@@ -154,8 +154,8 @@ FAULTS = (
     Fault(
         "held-packet-delivered-at-once",
         "_transports/_reader.py",
-        "self._decide_plain()\n        if self.receive is HELD:\n            self._deliver_later()",
-        "self._decide_plain()\n        if self.receive is HELD:\n            self._deliver()",
+        "self._decide_fast_path()\n        if self.receive is HELD:\n            self._deliver_later()",
+        "self._decide_fast_path()\n        if self.receive is HELD:\n            self._deliver()",
         _STREAM,
     ),
     Fault(
@@ -175,7 +175,7 @@ FAULTS = (
     Fault(
         "no-receive-after-a-delivery",
         "_transports/_reader.py",
-        "        else:\n            self._cast()\n\n    def _on_received_otherwise",
+        "        else:\n            self._arm()\n\n    def _on_received_otherwise",
         "\n    def _on_received_otherwise",
         _STREAM,
     ),
@@ -226,7 +226,7 @@ FAULTS = (
     Fault(
         "connection-lost-forgotten",
         "_transports/_base.py",
-        "        if self._is_overdue:\n",
+        "        if self._lost_deferred:\n",
         "        if False:\n",
         _STREAM,
     ),
@@ -252,9 +252,9 @@ FAULTS = (
         "datagram_orders",
     ),
     Fault(
-        "accept-not-cast-again",
+        "accept-not-rearmed",
         "_transports/_listener.py",
-        "            self._cast(operation)\n            if self._outstanding",
+        "            self._arm(operation)\n            if self._outstanding",
         "            if self._outstanding",
         "listener_orders",
     ),
@@ -303,26 +303,26 @@ FAULTS = (
     Fault(
         "idle-pipe-instance-missing",
         "_transports/_pipe.py",
-        "            self._post_all_before_serving(endpoint)",
+        "            self._arm_all_before_serving(endpoint)",
         "            pass",
         "pipe_orders",
     ),
     Fault(
-        "foreign-reset-called-the-end",
+        "shared-socket-reset-called-the-end",
         "_handles/_shared_sockets.py",
         "if reset and operation.io_type is IoType.READ and not byte_count:",
         "if False:",
         "cancels",
     ),
     Fault(
-        "foreign-queue-watches-for-ever",
+        "shared-socket-queue-watches-for-ever",
         "_handles/_shared_sockets.py",
         "        self._waiting.remove(operation)\n        self._leave_if_empty()",
         "        self._waiting.remove(operation)",
         "cancels",
     ),
     Fault(
-        "foreign-operation-given-up-stays-in-line",
+        "shared-socket-operation-given-up-stays-in-line",
         "_handles/_shared_sockets.py",
         "        self._waiting.remove(operation)\n        self._leave_if_empty()",
         "        self._leave_if_empty()",
@@ -367,7 +367,7 @@ FAULTS = (
         "send_queue pipe_orders",
     ),
     Fault(
-        "transmit-turn-kept",
+        "transmit-place-kept",
         "_transports/_sendfile.py",
         "            services.transmits_running -= 1\n",
         "            pass\n",
@@ -416,9 +416,9 @@ FAULTS = (
         "listener_orders",
     ),
     Fault(
-        "accept-not-cast-after-an-interrupt",
+        "accept-not-rearmed-after-an-interrupt",
         "_transports/_listener.py",
-        "            self._loop.call_soon(self._post_all)\n            raise",
+        "            self._loop.call_soon(self._arm_all)\n            raise",
         "            raise",
         "listener_orders",
     ),
@@ -460,7 +460,7 @@ FAULTS = (
     Fault(
         "interrupted-end-of-file-keeps-the-connection",
         "_transports/_reader.py",
-        "self.transport.close()  # As for no answer: nobody asks a second time.",
+        "self.transport.close()  # As if it had returned None: it is not called a second time.",
         "pass",
         "stream_states",
     ),
@@ -482,11 +482,11 @@ FAULTS = (
     Fault(
         "shortage-forgets-how-to-stop",
         "_core/_shortages.py",
-        "self._leave(operation, turn.stop)",
+        "self._leave(operation, retry.stop)",
         "self._leave(operation, None)",
         "shortages",
     ),
-    Fault("stranger-begun-again", "_core/_shortages.py", "elif not turn.is_open():", "elif False:", "shortages"),
+    Fault("stranger-begun-again", "_core/_shortages.py", "elif not retry.is_open():", "elif False:", "shortages"),
     Fault("write-of-any-size-in-one-call", "_transports/_writer.py", "if size > SEND_MAX:", "if False:", _STREAM),
     Fault(
         "vector-of-any-size",
