@@ -9,11 +9,6 @@ Three things are kept apart: waiting (the port), settling (`poll` finds the oper
 runs no user code), and delivering (the caller that empties `settled`). Every outcome travels the same way: a packet, an
 inline success that posts no packet, and a call that fails at once each become an entry of `settled`.
 
-Threads: several threads may call `register`, `submit` and `settle` at once, because each step that touches shared state
-is one atomic operation on a dict, a list or a deque. The caller must serialize what concerns the *same* endpoint
-(settling its packets, submitting, cancelling, closing), with a lock per session for example, and may call `close` only
-when no thread waits any more. A proactor that an event loop owns is used from the loop's thread only.
-
 No asyncio in here.
 """
 
@@ -31,15 +26,7 @@ from ._endpoint import Closable, Endpoint, Key
 from ._interrupted import InterruptedSubmits
 from ._kept import keep_for_ever, orphan_addresses
 from ._keys import sorted_out
-from ._operation import (
-    IDLE,
-    PENDING,
-    SETTLED,
-    UNSUBMITTED,
-    LifetimeError,
-    OverlappedEx,
-    tell_of,
-)
+from ._operation import IDLE, PENDING, SETTLED, UNSUBMITTED, LifetimeError, OverlappedEx, tell_of
 from ._port import CompletionPort, timeout_to_ms
 from ._shortages import Shortages
 
@@ -60,6 +47,11 @@ _SKIP_MODES = NotificationMode.SKIP_COMPLETION_PORT_ON_SUCCESS | NotificationMod
 
 class Proactor:
     """Operations and endpoints of one completion port.
+
+    Threads: several threads may call `register`, `submit` and `settle` at once, because each step that touches shared
+    state is one atomic operation on a dict, a list or a deque. The caller must serialize what concerns the *same*
+    endpoint (settling its packets, submitting, cancelling, closing), with a lock per session for example, and may call
+    `close` only when no thread waits any more. One that an event loop owns is used from the loop's thread only.
 
     Args:
         port: the port; a new one if None. It is closed with the proactor.
@@ -111,6 +103,8 @@ class Proactor:
 
         Raises:
             OSError: the handle cannot be associated (see `CompletionPort.associate`).
+
+        Thread-safe. Source: MSDN, SetFileCompletionNotificationModes.
         """
         handle = endpoint.handle
         self.port.associate(handle, endpoint.key)
@@ -134,8 +128,11 @@ class Proactor:
     def close_endpoint(self, endpoint: Endpoint, on_closed: Callable[[], None] | None = None) -> None:
         """Close in order: mark closing, cancel, wait for zero operations, close the handle, call `on_closed`.
 
-        Returns at once; `on_closed` is called (here, or from a later `poll`) when the handle is closed. It must run
-        no user code. The second call for an endpoint does nothing.
+        Returns at once. The second call for an endpoint does nothing.
+
+        Args:
+            endpoint: its owner's `close()` closes the handle. If it has none, the handle stays open.
+            on_closed: called when the handle is closed, here or from a later `poll`. It must run no user code.
         """
         if endpoint.closing:
             return
@@ -299,8 +296,11 @@ class Proactor:
     def cancel(self, operation: OverlappedEx) -> None:
         """Ask the kernel to end an operation. This gives nothing back: its packet comes, with success or without.
 
-        Does nothing if the operation is not pending or was cancelled before. If a provider refuses to cancel it, it
-        stays until it ends by itself: see `_cancels`.
+        Args:
+            operation: nothing is done if it is not pending or was cancelled before. If a provider refuses to cancel it,
+                it stays until it ends by itself: see `_cancels`.
+
+        Source: MSDN, CancelIoEx.
         """
         self.cancels.cancel(operation)
 
@@ -433,7 +433,7 @@ class Proactor:
         # Otherwise a program posted the packet, with a key of its own: it has done its work by waking us.
 
     def wake(self) -> None:
-        """Make the waiting `select`, or the next one, return. From any thread; many calls cost one packet."""
+        """Make the waiting `select`, or the next one, return. Thread-safe; many calls cost one packet."""
         if not self._wake_posted:
             try:
                 self._wake_posted = True
@@ -482,9 +482,8 @@ class Proactor:
         self.check_keys(False)  # The bound method it removes is a reference cycle.
         while self.attached:
             self.attached.popitem()[1].close()
-        self.cancels.close()
-        self.shortages.close()
-        self.interrupted.close()
+        for part in (self.cancels, self.shortages, self.interrupted):
+            part.close()
         self.on_stray.clear()  # One of them may belong to this proactor's owner.
         return stuck
 

@@ -33,6 +33,8 @@ def open_socket(
         OSError: the socket can neither be associated nor polled; it may be closed.
         RuntimeError: a transport or server of this very port owns the socket.
         ValueError: the socket belongs to another port, and is blocking.
+
+    Thread-safe, of different sockets. Source: MSDN, CreateIoCompletionPort.
     """
     skip = may_skip_port and proactor.kernel.skips_port_safely(sock)
     try:
@@ -57,6 +59,8 @@ def open_stream(
 
     Raises:
         OSError: the handle cannot be associated with the port, or is none.
+
+    Thread-safe, of different handles. Source: MSDN, CreateIoCompletionPort; Synchronous and Asynchronous I/O.
     """
     if is_overlapped:
         return open_overlapped(proactor, handle, owner)

@@ -173,9 +173,13 @@ class OverlappedPipe(StreamHandle):
         operation.buffer, operation.args = data, args  # One statement, for the reason given in `set_receive_buffer`.
 
     def connect_operation(self, deliver: Deliver) -> PlainOperation:
-        """A ConnectNamedPipe, which completes when a client has opened this instance.
+        """Make a wait for a client: it completes when one has opened this instance.
 
-        If a client was there first, the call fails at once with PIPE_CONNECTED, which means success.
+        Args:
+            deliver: as for `receive_operation`. If a client was there first, `winerror_of` its status is 535
+                (ERROR_PIPE_CONNECTED), which means success.
+
+        Source: MSDN, ConnectNamedPipe.
         """
         operation = self.proactor.arena.operation(PlainOperation, IoType.PIPE_CONNECT)
         operation.endpoint = self

@@ -58,17 +58,52 @@ class SocketHandle(StreamHandle, DatagramHandle, ListenerHandle):
 
     @abstractmethod
     def connect_operation(self, deliver: Deliver, sock: socket.socket, address: Any) -> OverlappedEx:
-        """A connect of a bound socket to a resolved address. Raises what `sockaddr.encode` raises for a wrong one."""
+        """Make a connect.
+
+        Args:
+            deliver: as for `StreamHandle.receive_operation`. No byte count.
+            sock: the socket that this is the handle of. It must have a local address; `bind_to_any` gives it one.
+            address: where to, resolved: `(host, port)` with a numeric host; IPv6 may add flow information and scope.
+
+        Raises:
+            TypeError: the address is no such tuple.
+            ValueError: the host is not numeric, or the socket's family has no such addresses.
+            OverflowError: the port is outside 0 to 65535.
+
+        Source: MSDN, ConnectEx.
+        """
 
     @abstractmethod
     def finish_connect(self, sock: socket.socket) -> None:
-        """Complete a connected socket, so that getpeername and shutdown work."""
+        """Complete a connected socket, so that getpeername and shutdown work.
+
+        Args:
+            sock: the socket whose connect has succeeded.
+
+        Raises:
+            OSError: the connection has gone.
+
+        Source: MSDN, ConnectEx, SO_UPDATE_CONNECT_CONTEXT.
+        """
 
     @abstractmethod
     def transmit_operation(
         self, deliver: Deliver, sock: socket.socket, file: Any, offset: int, count: int
     ) -> OverlappedEx:
-        """A send of `count` bytes of a file from `offset`. Raises OSError if the socket cannot send files."""
+        """Make a send of a part of a file, which the kernel reads by itself.
+
+        Args:
+            deliver: as for `StreamHandle.receive_operation`. The byte count says how many bytes went.
+            sock: the socket that this is the handle of.
+            file: open for reading, with a descriptor; it must stay open until the operation is over.
+            offset: in bytes from the beginning of the file.
+            count: in bytes, 1 to 2,147,483,646.
+
+        Raises:
+            OSError: this socket cannot send files, because it belongs to another port.
+
+        Source: MSDN, TransmitFile.
+        """
 
 
 class OverlappedSocket(SocketHandle):
@@ -319,7 +354,16 @@ def is_this_machine(address: Any) -> bool:
 
 
 def bind_to_any(sock: socket.socket) -> None:
-    """Give a socket a local address if it has none; ConnectEx and WSARecvFrom need one (MSDN, ConnectEx)."""
+    """Give a socket a local address if it has none; ConnectEx and WSARecvFrom need one.
+
+    Args:
+        sock: an IPv4 or IPv6 socket.
+
+    Raises:
+        OSError: it cannot be bound.
+
+    Thread-safe. Source: MSDN, ConnectEx.
+    """
     any_address = "::" if sock.family == socket.AF_INET6 else "0.0.0.0"
     try:
         sock.bind((any_address, 0))

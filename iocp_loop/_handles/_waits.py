@@ -355,7 +355,11 @@ def wait_operation(proactor: Proactor, handle: int, deliver: Deliver, timeout: f
 
 
 def is_signalled(operation: OverlappedEx, outcome: int) -> bool:
-    """Whether the handle was signalled; False if the time was up or the wait was cancelled first.
+    """Whether the handle was signalled; False if the time was up or the wait was cancelled first. Thread-safe.
+
+    Args:
+        operation: a settled `wait_operation`.
+        outcome: what stands in the place of its byte count.
 
     Raises:
         OSError: waiting for the handle failed.

@@ -62,6 +62,8 @@ def resolve(family: int, address: Any) -> bytes:
         OverflowError: a number is outside its range.
         OSError: the name is not known, or not in this family.
         ValueError: the family has no IP addresses, or the host cannot be a name.
+
+    Thread-safe; it blocks while a name is looked up.
     """
     most = 2 if family == socket.AF_INET else 4
     parts: tuple[Any, ...] = address if isinstance(address, tuple) else ()  # pyright: ignore[reportUnknownVariableType]

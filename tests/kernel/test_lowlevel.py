@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import socket
 import textwrap
 
@@ -39,6 +40,36 @@ def test_the_program_of_the_documentation_runs():
 def test_every_name_is_there_and_says_what_it_is(name):
     thing = getattr(lowlevel, name)
     assert not inspect.isclass(thing) or thing.__doc__
+
+
+DOCUMENTED = {
+    lowlevel.CompletionPort: "associate wait post close",
+    lowlevel.Proactor: "register submit cancel cancel_all select settle wake holds release close_endpoint close check_keys",
+    lowlevel.StreamHandle: "receive_buffer receive_operation set_receive_buffer receive_outcome send_operation"
+    " set_send_vector",
+    lowlevel.DatagramHandle: "receive_from_operation sender_of set_sender send_to_operation",
+    lowlevel.ListenerHandle: "accept_operation prepare_accept accepted_addresses finish_accept",
+    lowlevel.SocketHandle: "connect_operation finish_connect transmit_operation",
+    lowlevel.OverlappedPipe: "connect_operation",
+}
+FUNCTIONS = [getattr(lowlevel, name) for name in lowlevel.__all__ if inspect.isfunction(getattr(lowlevel, name))]
+METHODS = [getattr(whose, name) for whose, names in DOCUMENTED.items() for name in names.split()]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS + METHODS, ids=lambda function: function.__qualname__)
+def test_what_a_function_takes_is_documented(function):
+    """By its name, in the function's own text: its units, and what it must be."""
+    taken = [name for name in inspect.signature(function).parameters if name != "self"]
+    assert [name for name in taken if not re.search(rf"\b{name}\b", function.__doc__)] == []
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [*FUNCTIONS, *DOCUMENTED.keys() - {lowlevel.SocketHandle, lowlevel.OverlappedPipe}, lowlevel.OverlappedEx],
+    ids=lambda thing: thing.__name__,
+)
+def test_it_is_said_which_threads_may_use_it(thing):
+    assert re.search("[Tt]hread", thing.__doc__)
 
 
 def test_in_debug_mode_a_packet_with_another_handles_key_takes_nothing_back():
@@ -170,7 +201,8 @@ def test_a_named_pipe_from_both_ends(proactor, message_mode):
     connect = server.connect_operation(ignored)
     proactor.submit(connect)
     client = lowlevel.connect_pipe(proactor, name, message_mode=message_mode)
-    settled_as(proactor, connect)
+    status, _ = settled_as(proactor, connect)
+    assert lowlevel.winerror_of(connect, status) in (0, 535)
     send = client.send_operation(ignored)
     for text in (b"one", b"two"):
         client.set_send_vector(send, [text])
@@ -183,6 +215,15 @@ def test_a_named_pipe_from_both_ends(proactor, message_mode):
         if not byte_count:
             break
     assert server.receive_outcome(receive, status, byte_count) is lowlevel.Outcome.END
+
+
+def test_a_client_that_came_before_the_connect_is_a_success_by_another_name(proactor):
+    name = PIPE % os.getpid()
+    server = lowlevel.create_pipe(proactor, name)
+    lowlevel.connect_pipe(proactor, name)
+    connect = server.connect_operation(ignored)
+    status, _ = outcome_of(proactor, connect)
+    assert lowlevel.winerror_of(connect, status) == 535
 
 
 def test_a_pipe_that_nobody_serves_and_one_that_is_busy(proactor):

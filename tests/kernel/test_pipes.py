@@ -128,7 +128,7 @@ async def test_fifty_clients_at_once_are_each_served():
         await until(lambda: len(instances_waiting()) == INSTANCES_WAITING)
 
 
-async def test_a_foreign_client_is_served():
+async def test_a_blocking_client_is_served():
     async with serving_pipe(EchoPeer) as (_, name, _):
 
         def exchange():

@@ -82,7 +82,7 @@ async def test_both_sides_on_our_loop_exchange_and_know_what_they_agreed_on():
         assert isinstance(transport.get_extra_info("socket").fileno(), int)
 
 
-async def test_a_foreign_client_is_served():
+async def test_a_blocking_client_is_served():
     def exchange():
         with tls_client(address) as sock:
             sock.sendall(pattern(100_000))
@@ -92,7 +92,7 @@ async def test_a_foreign_client_is_served():
         assert await in_thread(exchange) == pattern(100_000)
 
 
-async def test_a_foreign_server_is_talked_to():
+async def test_a_blocking_server_is_talked_to():
     def serve():
         conn, _ = listener.accept()
         with server_context().wrap_socket(conn, server_side=True) as sock:

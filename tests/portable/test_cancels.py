@@ -87,11 +87,11 @@ def datagram_sender(sock, address, messages):
 class Streams(Stage):
     """Its own sockets, or some that belong to another port."""
 
-    is_foreign = False
+    is_shared = False
 
     def __init__(self, seed):
         super().__init__(seed)
-        if self.is_foreign:
+        if self.is_shared:
             for sock in self.socks:
                 sock.close()
             self.socks = list(self.kernel.socketpair())
@@ -107,7 +107,7 @@ class Streams(Stage):
 
 
 class ForeignStreams(Streams):
-    is_foreign = True
+    is_shared = True
 
 
 class Pipes(Streams):
@@ -187,7 +187,7 @@ def test_a_receive_goes_on_when_another_one_beside_it_times_out(schedules, syste
     schedules(run, 150)
 
 
-def test_a_receive_given_up_on_a_foreign_socket_leaves_nobody_watching_it():
+def test_a_receive_given_up_on_a_shared_socket_leaves_nobody_watching_it():
     """Before the socket is ready again."""
     stage = ForeignStreams(0)
 
@@ -202,7 +202,7 @@ def test_a_receive_given_up_on_a_foreign_socket_leaves_nobody_watching_it():
     stage.run(scenario())
 
 
-def test_a_reset_of_a_foreign_socket_is_told_although_its_recv_calls_it_the_end():
+def test_a_reset_of_a_shared_socket_is_told_although_its_recv_calls_it_the_end():
     """As Wine 8's does; readiness has said that it was a reset."""
     stage = ForeignStreams(0)
 

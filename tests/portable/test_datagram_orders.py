@@ -93,7 +93,7 @@ class Party(asyncio.DatagramProtocol):
 class Stage(BaseStage):
     """Three parties, the last of them connected to the first."""
 
-    def __init__(self, seed, chances=None, *, foreign=False):
+    def __init__(self, seed, chances=None, *, shared=False):
         super().__init__(seed, chances)
         self.budget = 40  # how often protocols may act by themselves
         self.serial = 0
@@ -103,7 +103,7 @@ class Stage(BaseStage):
         connected = self.parties[2].sock
         connected.connect(self.parties[0].name)
         for party in self.parties:
-            if foreign and self.random.random() < 0.8:
+            if shared and self.random.random() < 0.8:
                 self.kernel.give_away(party.sock)
             self.loop.datagram_transport(party.sock, party, party.sock.peer)
 
@@ -224,8 +224,8 @@ def small_buffers(monkeypatch):
     monkeypatch.setattr(_datagram, "BURST_MAX", 3)
 
 
-def play(seed, *, wildly, chances=None, foreign=False):
-    stage = Stage(seed, chances or Chances(inline=0.7, would_block=0.5), foreign=foreign)
+def play(seed, *, wildly, chances=None, shared=False):
+    stage = Stage(seed, chances or Chances(inline=0.7, would_block=0.5), shared=shared)
     stage.meddle = stage.meddle_wildly if wildly else stage.meddle_mildly
 
     async def scenario():
@@ -264,7 +264,7 @@ def test_the_same_with_sockets_that_belong_to_another_port(schedules, wildly):
     """Served by readiness; some of them, among others that are not."""
 
     def run(seed):
-        stage = play(seed, wildly=wildly, foreign=True)
+        stage = play(seed, wildly=wildly, shared=True)
         assert all(report["exception"] in stage.raised for report in stage.loop.reports)
 
     schedules(run, 80)
@@ -282,15 +282,15 @@ def test_a_kernel_without_memory_costs_no_datagram(schedules):
     schedules(run, 120)
 
 
-@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("fault", ["memory_error", "interrupt"])
-def test_exceptions_out_of_the_kernel_silence_no_endpoint(schedules, fault, foreign):
+def test_exceptions_out_of_the_kernel_silence_no_endpoint(schedules, fault, shared):
     """Any call may raise MemoryError, and so may each piece of memory that is asked for; or KeyboardInterrupt, and then
     the loop is run again. Whoever cannot be helped ends.
     """
 
     def run(seed):
-        stage = Stage(seed, Chances(inline=0.7, would_block=0.5), foreign=foreign)
+        stage = Stage(seed, Chances(inline=0.7, would_block=0.5), shared=shared)
 
         async def scenario():
             setattr(stage.kernel.chances, fault, 0.05)

@@ -30,6 +30,17 @@ OTHERS = {
     "ntdll",
     "python",
     "ws2_32",
+    # Of other packages, in the how-to pages
+    "NamedPipeConnector",
+    "NamedPipeSite",
+    "ServiceFramework",
+    "SvcDoRun",
+    "SvcStop",
+    "UnixSite",
+    "WindowsSelectorEventLoopPolicy",
+    "psycopg",
+    "run_app",
+    "pythonw",
     # What the tools print
     "caught",
     "hangs",
@@ -88,9 +99,12 @@ class Names:
                 self.elsewhere |= {path.stem, folder}
                 for token in tokens_of(path):
                     self.elsewhere.update(re.findall(r"\w+", token.string))
-        pages = [path for path in (REPOSITORY / "docs").glob("*.md") if path.name not in GENERATED]
+        pages = [path for path in (REPOSITORY / "docs").rglob("*.md") if path.name not in GENERATED]
         for path in (*pages, REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"):
-            text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+            text = path.read_text(encoding="utf-8")
+            for program in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+                self.elsewhere.update(re.findall(r"\w+", program))
+            text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
             self.prose.append((path.relative_to(REPOSITORY).as_posix(), text))
 
     def missing(self, name):

@@ -27,7 +27,7 @@ class ForeignStage(StreamStage):
         super().make_transport(sock, end, skip_port)
 
 
-def test_a_stream_on_a_foreign_socket_receives_every_byte_in_order(schedules, monkeypatch):
+def test_a_stream_on_a_shared_socket_receives_every_byte_in_order(schedules, monkeypatch):
     """Both ends of two connections write, pause and resume at random; then all is ended in order."""
     monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
 
@@ -47,7 +47,7 @@ def test_a_stream_on_a_foreign_socket_receives_every_byte_in_order(schedules, mo
     schedules(run, 40)
 
 
-def test_whatever_a_callback_does_or_raises_on_a_foreign_socket(schedules, monkeypatch):
+def test_whatever_a_callback_does_or_raises_on_a_shared_socket(schedules, monkeypatch):
     monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 200)
 
     def run(seed):
@@ -60,7 +60,7 @@ def test_whatever_a_callback_does_or_raises_on_a_foreign_socket(schedules, monke
     schedules(run, 40)
 
 
-def test_memory_that_is_missing_now_and_then_deafens_no_foreign_connection(schedules, monkeypatch):
+def test_memory_that_is_missing_now_and_then_deafens_no_shared_connection(schedules, monkeypatch):
     """Also where it is the poll of a socket that cannot be asked for."""
     monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
 
@@ -73,7 +73,7 @@ def test_memory_that_is_missing_now_and_then_deafens_no_foreign_connection(sched
     schedules(run, 60)
 
 
-def test_an_interrupt_at_any_call_of_the_kernel_loses_no_byte_and_no_foreign_connection(schedules, monkeypatch):
+def test_an_interrupt_at_any_call_of_the_kernel_loses_no_byte_and_no_shared_connection(schedules, monkeypatch):
     monkeypatch.setattr(_reader, "RECEIVE_SIZES", (8, 32, 128, 256))
     monkeypatch.setattr(_writer, "CORKED_SIZE_MAX", 200)
 
@@ -86,7 +86,7 @@ def test_an_interrupt_at_any_call_of_the_kernel_loses_no_byte_and_no_foreign_con
     schedules(run, 60)
 
 
-def test_operations_on_foreign_sockets_are_given_up_without_loss(schedules):
+def test_operations_on_shared_sockets_are_given_up_without_loss(schedules):
     """sock_recv, sock_sendall, sock_accept and sock_connect, some of them cancelled; every byte arrives."""
 
     def run(seed):

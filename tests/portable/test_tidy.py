@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "iocp_loop"
+DOCS = PACKAGE.parent / "docs"
 FUNCTION_LINES_MAX = 70  # 50 is the aim; what fits on a screen can be read as a whole.
 MODULE_LINES_MAX = 500  # 400 is the aim.
 
@@ -409,3 +410,28 @@ def test_a_rule_notices_what_breaks_it(rule):
     broken.source, broken.lines, broken.tree = source, source.splitlines(), ast.parse(source)
     with pytest.raises(pytest.fail.Exception):
         rule(broken)
+
+
+def glossary():
+    """word -> what is not said for it, of the table "Words" in docs/architecture.md."""
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Words\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("|")]
+    return {cells[0].strip(): [word.strip() for word in cells[2].split(",") if word.strip()] for cells in rows[2:]}
+
+
+def test_each_word_has_one_meaning_and_its_rivals_are_not_used():
+    words = glossary()
+    assert len(words) >= 12
+    rivals = {rival: word for word, others in words.items() for rival in others}
+    assert rivals
+    texts = {module.name: module.source for module in map(Module, MODULES)}
+    texts |= {path.name: path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")}
+    texts["architecture.md"] = re.sub(r"^\|.*\n", "", texts["architecture.md"], flags=re.MULTILINE)
+    found = [
+        f"{name}: {rival!r} for {word!r}"
+        for name, text in texts.items()
+        for rival, word in rivals.items()
+        if re.search(rf"(?<![a-z]){rival}", text, re.IGNORECASE)
+    ]
+    assert found == []

@@ -29,12 +29,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def other():
-    """A completion port that is not our loop's: `other.associate` makes a socket foreign."""
+    """A completion port that is not our loop's: `other.associate` makes a socket shared."""
     with CompletionPort() as port:
         yield port
 
 
-def made_foreign(other, sock):
+def made_shared(other, sock):
     """The socket, associated with the other port and not blocking."""
     sock.setblocking(False)
     other.associate(sock.fileno(), 1)
@@ -42,19 +42,19 @@ def made_foreign(other, sock):
 
 
 def pair(other):
-    """(a foreign socket, its blocking peer)."""
+    """(a shared socket, its blocking peer)."""
     ours, peer = socket.socketpair()
     peer.settimeout(PATIENCE_S)
-    return made_foreign(other, ours), peer
+    return made_shared(other, ours), peer
 
 
 def listener(other):
-    return made_foreign(other, socket.create_server((LOCALHOST, 0)))
+    return made_shared(other, socket.create_server((LOCALHOST, 0)))
 
 
 @contextlib.asynccontextmanager
 async def stream(other, factory=Recorder):
-    """(transport, protocol, blocking peer) of a connection whose socket is foreign."""
+    """(transport, protocol, blocking peer) of a connection whose socket is shared."""
     sock, peer = pair(other)
     with peer:
         transport, protocol = await here().create_connection(factory, sock=sock)
@@ -239,7 +239,7 @@ async def test_a_socket_closed_under_its_receive_ends_it(other):
 
 
 async def test_bare_sockets_accept_and_connect(other):
-    with listener(other) as listening, made_foreign(other, socket.socket()) as sock:
+    with listener(other) as listening, made_shared(other, socket.socket()) as sock:
         accepting = asyncio.create_task(here().sock_accept(listening))
         await turns()
         await here().sock_connect(sock, listening.getsockname())
@@ -257,7 +257,7 @@ async def test_bare_sockets_accept_and_connect(other):
 async def test_a_connect_that_is_refused_says_so(other):
     with socket.create_server((LOCALHOST, 0)) as listening:
         address = listening.getsockname()
-    with made_foreign(other, socket.socket()) as sock, pytest.raises(ConnectionRefusedError, match="CONNECT"):
+    with made_shared(other, socket.socket()) as sock, pytest.raises(ConnectionRefusedError, match="CONNECT"):
         await here().sock_connect(sock, address)
     await nothing_polled()
 
@@ -278,7 +278,7 @@ async def test_an_accept_given_up_leaves_the_client_to_the_next(other):
 
 async def test_bare_datagram_sockets_receive_and_send(other):
     with (
-        made_foreign(other, socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock,
+        made_shared(other, socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sock,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
     ):
         sock.bind((LOCALHOST, 0))
@@ -309,7 +309,7 @@ async def test_a_datagram_endpoint_receives_and_sends(other):
         def connection_lost(self, exc):
             self.lost.set_result(exc)
 
-    sock = made_foreign(other, socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sock = made_shared(other, socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sock.bind((LOCALHOST, 0))
     transport, protocol = await here().create_datagram_endpoint(Collector, sock=sock)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
@@ -490,9 +490,9 @@ def test_the_standard_loop_with_our_proactor_serves_such_sockets_too(other):
             assert await reader.read() == b""
             writer.close()
             await writer.wait_closed()
-        foreign, peer = pair(other)
+        shared, peer = pair(other)
         with peer:
-            reader, writer = await asyncio.open_connection(sock=foreign)
+            reader, writer = await asyncio.open_connection(sock=shared)
             writer.write(b"question")
             assert peer.recv(100) == b"question"
             peer.sendall(b"answer")
