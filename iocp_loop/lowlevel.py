@@ -27,7 +27,7 @@ What the kernel answers is never raised by `submit`: every outcome, also a call 
 """
 
 from ._core._arena import Arena, HeapArena
-from ._core._endpoint import Endpoint, Key, Kind
+from ._core._endpoint import Closable, Endpoint, Key, Kind
 from ._core._keys import KeyMismatchError
 from ._core._operation import (
     AcceptOperation,
@@ -36,6 +36,7 @@ from ._core._operation import (
     IoType,
     LifetimeError,
     OverlappedEx,
+    PlainOperation,
     ReadFromOperation,
     ReadOperation,
     State,
@@ -56,6 +57,7 @@ from ._win32.sockaddr import resolve as packed_address
 __all__ = [
     "AcceptOperation",
     "Arena",
+    "Closable",
     "CompletionPort",
     "ConnectOperation",
     "DatagramHandle",
@@ -75,6 +77,7 @@ __all__ = [
     "OverlappedPipe",
     "OverlappedSocket",
     "Packet",
+    "PlainOperation",
     "Proactor",
     "ReadFromOperation",
     "ReadOperation",

@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 import socket
+import sys
 import textwrap
 
 import pytest
@@ -70,6 +71,25 @@ def test_what_a_function_takes_is_documented(function):
 )
 def test_it_is_said_which_threads_may_use_it(thing):
     assert re.search("[Tt]hread", thing.__doc__)
+
+
+def test_every_type_of_a_public_signature_is_exported():
+    ours = {
+        name
+        for module_name, module in sys.modules.items()
+        if module_name.startswith("iocp_loop.")
+        for name, thing in vars(module).items()
+        if inspect.isclass(thing) and thing.__module__.startswith("iocp_loop.")
+    }
+    named = {
+        name
+        for function in [*FUNCTIONS, *METHODS, *DOCUMENTED]
+        for annotation in inspect.get_annotations(function).values()
+        for name in re.findall(
+            r"\w+", annotation if isinstance(annotation, str) else getattr(annotation, "__name__", repr(annotation))
+        )
+    }
+    assert named & ours - set(lowlevel.__all__) == set()
 
 
 def test_in_debug_mode_a_packet_with_another_handles_key_takes_nothing_back():
