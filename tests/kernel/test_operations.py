@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from iocp_loop._cli import _demo
 from iocp_loop._core._operation import CANCELLING, IDLE, PENDING, SETTLED
 from iocp_loop._core._proactor import INLINE_TURNS_MAX
 from iocp_loop._handles._base import error_of, winerror_of
@@ -236,8 +237,8 @@ def test_waking_many_times_costs_one_packet(proactor):
     proactor.select(None)
 
 
-def test_counting_operations_tells_them_by_type(receiver, proactor):
-    counts = proactor.count_operations()
+def test_the_demo_counts_operations_by_their_type(receiver, proactor):
+    counts = _demo._count_operations(proactor)
     receiver.submit()
     receiver.peer.send(b"x")
     deliver_until(proactor, lambda: receiver.results)
