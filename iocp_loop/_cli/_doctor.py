@@ -73,15 +73,20 @@ FEATURES = (
     Feature(
         "waits by packet",
         _probes.probe_wait_packet,
-        "",
-        "handles are waited for by a thread, which costs more for each wait",
+        "timers",
+        "timers are as fine as a wait of the port is",
     ),
-    Feature("waits of 1 ms", _probes.probe_wait_accuracy, "timers", "timers fire up to a tick of 15.6 ms late"),
+    Feature(
+        "waits of 1 ms",
+        _probes.probe_wait_accuracy,
+        "timers that cannot be finer",
+        "such timers fire up to a tick of 15.6 ms late",
+    ),
     Feature(
         "high-resolution timer",
         _probes.probe_high_resolution_timer,
-        "",
-        "no wait is shorter than a wait of the port",
+        "timers",
+        "timers are as fine as a wait of the port is",
     ),
     Feature(
         "fast refusal",

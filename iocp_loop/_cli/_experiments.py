@@ -17,10 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from .._core._arena import HeapArena
 from .._core._operation import OverlappedEx, ignore
@@ -33,6 +32,8 @@ from .._win32.constants import FileFlag, Status
 from .._win32.kernel import Win32Kernel, win32_kernel
 from .._win32.prototypes import bind
 from .._win32.types import DWORD
+from . import _timing
+from ._answers import Answer, Experiment
 from ._probes import connected, first_result
 
 LARGE = 16 << 20  # bytes: more than a kernel takes at once, unless it takes any amount
@@ -42,41 +43,6 @@ PATIENCE_S = 2.0
 LOCK_S = 0.5  # How long a query of a handle may take before its file object counts as locked.
 AT_ONCE_S = 0.5
 CONSOLE_S = 20.0  # The time-out for a child with a console of its own.
-
-
-class Answer(NamedTuple):
-    """The result of an experiment: a word or two that can be compared, and a line with details."""
-
-    short: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One question.
-
-    Attributes:
-        name: what is tried.
-        run: tries it.
-        matters: what depends on the answer.
-        expected: the answer for each system ("Windows", "Wine 8", "Wine 10"); if a system is missing, none is expected.
-        switch: the switch in the tests' profiles (tests/fakes/profiles.py) that stands for it; "" if there is none.
-        promised: whether the loop relies on the expected answer, so that another one is a fault.
-    """
-
-    name: str
-    run: Callable[[], Answer]
-    matters: str
-    expected: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    switch: str = ""
-    promised: bool = False
-
-    def answer(self) -> Answer:
-        """Make the experiment. A failure is an answer too."""
-        try:
-            return self.run()
-        except (OSError, AttributeError, subprocess.SubprocessError) as exc:
-            return Answer("not tried", f"{type(exc).__name__}: {exc}")
 
 
 @contextmanager
@@ -360,20 +326,6 @@ def datagram_to_nobody() -> Answer:
     return Answer("a datagram")
 
 
-def waits_of_a_millisecond() -> Answer:
-    """Measure how long a port's wait of one millisecond takes."""
-    with _proactor() as proactor:
-        durations: list[float] = []
-        for _ in range(50):
-            started = time.perf_counter()
-            proactor.poll(1)
-            durations.append((time.perf_counter() - started) * 1000)
-    durations.sort()
-    # Judged by the quicker ones, because other work of the machine delays the rest.
-    answer = "about 1 ms" if durations[12] < 5 else "a tick"
-    return Answer(answer, f"median {durations[25]:.2f}, p95 {durations[47]:.2f} ms")
-
-
 WINES = ("Wine 8", "Wine 10")
 
 
@@ -471,9 +423,16 @@ EXPERIMENTS = (
     ),
     Experiment(
         "a wait of a millisecond",
-        waits_of_a_millisecond,
+        _timing.waits_of_a_millisecond,
         "how late timers are",
         _expected("a tick", "about 1 ms"),
         "tick_ms",
+    ),
+    Experiment(
+        "a sleep of a millisecond",
+        _timing.sleeps_of_a_millisecond,
+        "whether timers are finer than the tick",
+        _expected("by a timer", "by the port"),
+        "has_fine_timers",
     ),
 )

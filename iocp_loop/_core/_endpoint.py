@@ -19,6 +19,7 @@ class Key(IntEnum):
 
     WAKE = 0  # posted by another thread: look at the ready queue
     POSTED = 1  # posted by a thread of ours, with the address of an operation that the kernel never saw
+    TIMER = 2  # queued by the kernel when the timer of `_fine_timer` is signalled
     FIRST_ENDPOINT = 16
 
 

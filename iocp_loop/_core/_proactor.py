@@ -23,6 +23,7 @@ from .._win32.kernel import Kernel
 from ._arena import Arena, default_arena
 from ._cancels import Cancels
 from ._endpoint import Closable, Endpoint, Key
+from ._fine_timer import FineTimer
 from ._interrupted import InterruptedSubmits
 from ._kept import keep_for_ever, orphan_addresses
 from ._keys import sorted_out
@@ -78,6 +79,7 @@ class Proactor:
         self.interrupted = InterruptedSubmits(self)
         self.cancels = Cancels(self)
         self.shortages = Shortages(self)
+        self.timer = FineTimer(self.port)
         # Called for a packet that names no operation of ours, and for a thread that was abandoned. While it is empty,
         # `tell_of` is called. Raising would leave the rest of the packet's batch unsettled.
         self.on_stray: list[Callable[[LifetimeError], object]] = []
@@ -345,7 +347,7 @@ class Proactor:
                 return settled
             timeout = 0
         self._inline_turns = 0
-        self.poll(INFINITE if timeout is None else timeout_to_ms(timeout))
+        self.poll(INFINITE if timeout is None else self.timer.wait_ms(timeout) if timeout > 0 else 0)
         return settled
 
     def _prepare_wait(self) -> None:
@@ -422,6 +424,8 @@ class Proactor:
         if key == _WAKE:
             # Cleared before the woken thread looks at its queue, so that a thread that adds to it later posts again.
             self._wake_posted = False
+        elif key == Key.TIMER:
+            self.timer.fired()
         elif key == Key.POSTED:
             # Its operation was rightly taken back before the packet arrived.
             pass
@@ -482,7 +486,7 @@ class Proactor:
         self.check_keys(False)  # The bound method it removes is a reference cycle.
         while self.attached:
             self.attached.popitem()[1].close()
-        for part in (self.cancels, self.shortages, self.interrupted):
+        for part in (self.cancels, self.shortages, self.interrupted, self.timer):
             part.close()
         self.on_stray.clear()  # One of them may belong to this proactor's owner.
         return stuck

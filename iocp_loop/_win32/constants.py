@@ -257,10 +257,11 @@ class WaitResult(IntEnum):
 
 
 class TimerFlag(IntFlag):
-    """synchapi.h, winnt.h: CreateWaitableTimerExW."""
+    """synchapi.h, winnt.h: CreateWaitableTimerExW. Of a wait completion packet no header says anything."""
 
     HIGH_RESOLUTION = 0x02  # Windows 10 1803
     ALL_ACCESS = 0x001F_0003
+    PACKET_ACCESS = 0x01
 
 
 class InitialRto(IntEnum):

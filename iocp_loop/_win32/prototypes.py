@@ -52,6 +52,18 @@ PROTOTYPES: tuple[Proto, ...] = (
     _p("kernel32", "SetFileCompletionNotificationModes", BOOL, BRIEF, FileHandle=HANDLE, Flags=ctypes.c_ubyte),
     _p("kernel32", "CancelIoEx", BOOL, BRIEF, hFile=HANDLE, lpOverlapped=POINTER_TO),
     _p("kernel32", "CloseHandle", BOOL, ORDINARY, hObject=HANDLE),
+    # Exact timers; a system may lack them.
+    _p("ntdll", "NtCreateWaitCompletionPacket", NTSTATUS, BRIEF, WaitCompletionPacketHandle=POINTER_TO,
+       DesiredAccess=DWORD, ObjectAttributes=POINTER_TO),
+    _p("kernel32", "CreateWaitableTimerExW", HANDLE, BRIEF, lpTimerAttributes=POINTER_TO, lpTimerName=LPCWSTR,
+       dwFlags=DWORD, dwDesiredAccess=DWORD),
+    _p("kernel32", "SetWaitableTimer", BOOL, BRIEF, hTimer=HANDLE, lpDueTime=POINTER_TO, lPeriod=ctypes.c_int32,
+       pfnCompletionRoutine=POINTER_TO, lpArgToCompletionRoutine=POINTER_TO, fResume=BOOL),
+    _p("ntdll", "NtAssociateWaitCompletionPacket", NTSTATUS, BRIEF, WaitCompletionPacketHandle=HANDLE,
+       IoCompletionHandle=HANDLE, TargetObjectHandle=HANDLE, KeyContext=ULONG_PTR, ApcContext=POINTER_TO,
+       IoStatus=NTSTATUS, IoStatusInformation=ULONG_PTR, AlreadySignaled=POINTER_TO),
+    _p("ntdll", "NtCancelWaitCompletionPacket", NTSTATUS, BRIEF, WaitCompletionPacketHandle=HANDLE,
+       RemoveSignaledPacket=ctypes.c_ubyte),
     # Sockets.
     _p("ws2_32", "WSARecv", INT, HOT, s=SOCKET, lpBuffers=POINTER_TO, dwBufferCount=DWORD,
        lpNumberOfBytesRecvd=POINTER_TO, lpFlags=POINTER_TO, **_OVERLAPPED_IO),
@@ -145,12 +157,6 @@ EXTENSIONS: tuple[Proto, ...] = (
 # Functions that only `python -m iocp_loop doctor` calls; a system may lack any of them.
 PROBES: tuple[Proto, ...] = (
     _p("ntdll", "wine_get_version", ctypes.c_char_p),
-    _p("ntdll", "NtCreateWaitCompletionPacket", NTSTATUS, WaitCompletionPacketHandle=POINTER_TO, DesiredAccess=DWORD,
-       ObjectAttributes=POINTER_TO),
-    _p("kernel32", "CreateWaitableTimerExW", HANDLE, lpTimerAttributes=POINTER_TO, lpTimerName=LPCWSTR, dwFlags=DWORD,
-       dwDesiredAccess=DWORD),
-    _p("kernel32", "SetWaitableTimer", BOOL, hTimer=HANDLE, lpDueTime=POINTER_TO, lPeriod=ctypes.c_int32,
-       pfnCompletionRoutine=POINTER_TO, lpArgToCompletionRoutine=POINTER_TO, fResume=BOOL),
 )
 # fmt: on
 

@@ -44,6 +44,7 @@ from .pipes import PipeCalls
 from .ports import TURNS_MAX, Port, PortCalls
 from .profiles import WINDOWS, Profile
 from .rules import Deadlock, Interrupted, RuleChecks, Violation
+from .timers import FakeTimer, TimerCalls, WaitPacket
 
 # What a peer does: each step is one action; it yields whether it could do anything.
 Actor = Generator[bool, None, None]
@@ -75,6 +76,8 @@ class Chances:
     interrupt: float = 0.0  # KeyboardInterrupt just before or just after an overlapped call, a cancel or a wait
     reorder: float = 0.5  # hand packets out in another order than they were queued
     idle: float = 0.3  # let a wait see nothing of what could have happened
+    no_timer: float = 0.0  # a call about a timer is refused
+    slow_caller: float = 0.0  # a timer is due before its caller has made the next call
     coarse_wait: float = 0.5  # end a wait without packets with a tick of the clock, before its time or after it
 
 
@@ -83,7 +86,7 @@ def socket_module() -> Any:
     return SimpleNamespace(**vars(socket) | {"socket": lambda *_: FakeKernel.newest.accepting_socket()})
 
 
-class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, FileCalls, AfdCalls):
+class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, FileCalls, AfdCalls, TimerCalls):
     """Sockets, requests and one completion port, under one seed.
 
     Args:
@@ -186,8 +189,12 @@ class FakeKernel(RuleChecks, PortCalls, StreamCalls, DatagramCalls, PipeCalls, F
 
     @property
     def open_handles(self) -> list[FakeHandle]:
-        """What nobody has closed, beside ports."""
-        return [thing for thing in self._handles.values() if isinstance(thing, FakeHandle)]
+        """What nobody has closed, beside ports, and timers, which a proactor keeps as long as it lives."""
+        return [thing for thing in self._handles.values() if isinstance(thing, FakeHandle) and thing not in self.timers]
+
+    @property
+    def timers(self) -> list[FakeHandle]:
+        return [thing for thing in self._handles.values() if isinstance(thing, FakeTimer | WaitPacket)]
 
     # -- for what is behind handles ----------------------------------------------------------------------------
 

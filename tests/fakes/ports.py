@@ -10,6 +10,7 @@ from iocp_loop._win32.types import OVERLAPPED_ENTRY
 
 from .handles import ERROR_INVALID_FUNCTION, FakeHandle, Request
 from .rules import Deadlock
+from .timers import WaitPacket
 
 TURNS_MAX = 100_000  # Of one wait. No schedule of ours comes near it; more means that two sides spin.
 _POINTER_SIZE = ctypes.sizeof(ctypes.c_size_t)
@@ -17,17 +18,19 @@ _POINTER_SIZE = ctypes.sizeof(ctypes.c_size_t)
 
 @dataclass
 class Port:
-    packets: list[tuple[int, int, int, int, Request | None]]  # key, address, status, byte count, request
+    packets: list[tuple[int, int, int, int, Request | WaitPacket | None]]  # key, address, status, byte count, and whose
     closed: bool = False
 
 
 class PortCalls:
     """The calls of `FakeKernel` that are about completion ports."""
 
+    def ports(self: Any) -> list[Port]:
+        return [thing for thing in self._handles.values() if isinstance(thing, Port)]
+
     def inject(self: Any, key: int, address: int, status: int = Status.SUCCESS, byte_count: int = 0) -> None:
         """Queue a packet that nobody asked for."""
-        port = next(port for port in self._handles.values() if isinstance(port, Port))
-        port.packets.append((key, address, status, byte_count, None))
+        self.ports()[0].packets.append((key, address, status, byte_count, None))
 
     def CreateIoCompletionPort(self: Any, handle: int, port: int, key: int, threads: int, /) -> int:
         self.count("CreateIoCompletionPort")
@@ -77,6 +80,7 @@ class PortCalls:
             "GetQueuedCompletionStatusEx", args
         )
         port = self._port(handle)
+        self._look_at_timers()
         if not self.chance("idle"):
             for _ in range(self.random.randrange(4)):
                 self._turn()
@@ -107,6 +111,11 @@ class PortCalls:
             if port.packets:
                 return
             if not self._turn():
+                timer_ms = self._next_timer_ms()
+                if timer_ms is not None and (timeout_ms == INFINITE or timer_ms <= self.now_ms + timeout_ms):
+                    self.now_ms = max(self.now_ms, timer_ms)
+                    self._look_at_timers()
+                    return
                 if timeout_ms != INFINITE:
                     self.now_ms += self._time_out(timeout_ms)
                     return
@@ -125,6 +134,8 @@ class PortCalls:
         # The upper half of Internal means nothing; make sure that nobody reads it.
         entry.Internal = status | (self.random.getrandbits(32) << 32 if _POINTER_SIZE == 8 else 0)
         entry.dwNumberOfBytesTransferred = byte_count
-        if request is not None:
+        if isinstance(request, WaitPacket):
+            request.queued = False
+        elif request is not None:
             self._check_lifetime(request)
             del self._in_flight[address]

@@ -23,6 +23,8 @@ class Profile:
             always so; it is played because the other answer is no harder.
         tick_ms: a wait ends with a tick of the system's clock: up to one later than asked for, or up to one earlier by a
             finer clock (15.6 ms on Windows, unless somebody has asked for finer ones; docs/wine.md has Wine's).
+        has_fine_timers: timers of high resolution and wait completion packets (Windows 10 1803; MSDN,
+            CreateWaitableTimerExW and NtAssociateWaitCompletionPacket).
     """
 
     name: str
@@ -30,12 +32,23 @@ class Profile:
     sends_whole: bool
     a_cancelled_receive_resets: bool
     tick_ms: float
+    has_fine_timers: bool
 
 
 WINDOWS = Profile(
-    "Windows", a_cancel_ends_all_receives=True, sends_whole=True, a_cancelled_receive_resets=True, tick_ms=15.625
+    "Windows",
+    a_cancel_ends_all_receives=True,
+    sends_whole=True,
+    a_cancelled_receive_resets=True,
+    tick_ms=15.625,
+    has_fine_timers=True,
 )
 WINE_8 = Profile(
-    "Wine 8", a_cancel_ends_all_receives=False, sends_whole=False, a_cancelled_receive_resets=False, tick_ms=0
+    "Wine 8",
+    a_cancel_ends_all_receives=False,
+    sends_whole=False,
+    a_cancelled_receive_resets=False,
+    tick_ms=0,
+    has_fine_timers=False,
 )
 PROFILES = {"windows": WINDOWS, "wine8": WINE_8}

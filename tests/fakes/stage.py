@@ -49,3 +49,4 @@ class BaseStage:
         self.kernel.check()
         self.loop.arena.check()
         assert self.kernel.open_handles == []
+        assert self.kernel.timers == []

@@ -94,6 +94,14 @@ def test_streams_chat_passes_on_what_is_said():
     assert "Cy hears: Ben: anybody there?" in output
 
 
+def test_a_game_loop_ticks_as_often_as_it_should_and_tells_every_client():
+    status, output = run(str(EXAMPLES / "game_loop.py"), "--compare", "--clients", "6", "--seconds", "0.5")
+    assert status == 0, output
+    assert re.findall(r"(\w+) +(\d+) Hz +(\d+) ticks", output) == [
+        (loop, hz, ticks) for hz, ticks in (("60", "30"), ("240", "120")) for loop in ("iocp", "stdlib")
+    ]
+
+
 def test_uvicorn_app_is_served_on_our_loop(serving):
     pytest.importorskip("uvicorn")
     port = serving(

@@ -39,6 +39,7 @@ OTHERS = {
     "UnixSite",
     "WindowsSelectorEventLoopPolicy",
     "psycopg",
+    "timeBeginPeriod",  # which the loop does not call
     "run_app",
     "pythonw",
     # What the tools print

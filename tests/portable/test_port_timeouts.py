@@ -7,9 +7,11 @@ import pytest
 from fakes.kernel import Chances, FakeKernel
 from fakes.profiles import PROFILES
 from fakes.stage import BaseStage
+from fakes.timers import LATE_MS_MAX
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iocp_loop._core._fine_timer import SAME_S
 from iocp_loop._core._port import PACKETS_MAX, CompletionPort, Packet, timeout_to_ms
 from iocp_loop._win32.constants import INFINITE, TIMEOUT_MAX_MS
 
@@ -59,6 +61,8 @@ def test_no_timer_is_early_and_none_is_late_by_more_than_a_tick(schedules, monke
     """Where a wait may end before its time, too, as it does by a finer clock than the one it goes by."""
     monkeypatch.setattr(FakeKernel, "default_profile", PROFILES[system])
     tick_s, rounding_s = PROFILES[system].tick_ms / 1000, 0.001
+    if PROFILES[system].has_fine_timers:
+        tick_s, rounding_s = 0, LATE_MS_MAX / 1000 + SAME_S
 
     def run(seed):
         stage = BaseStage(seed, Chances(coarse_wait=0.7))
