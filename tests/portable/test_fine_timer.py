@@ -192,6 +192,27 @@ def test_a_timer_that_is_due_before_its_packet_is_associated_ends_the_wait_at_on
         proactor.close()
 
 
+def test_an_interrupt_after_the_packet_was_associated_costs_one_wait_its_exactness(windows, monkeypatch):
+    kernel, proactor = make(coarse_wait=0)
+    associate = kernel.NtAssociateWaitCompletionPacket
+
+    def interrupted(*args):
+        assert not associate(*args)
+        raise Interrupted
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kernel, "NtAssociateWaitCompletionPacket", interrupted, raising=False)
+        with pytest.raises(Interrupted):
+            proactor.select(0.030)
+    proactor.select(0.002)
+    for _ in range(2 * REFUSALS_MAX):
+        before = kernel.monotonic()
+        proactor.select(0.001)
+        assert 0.001 - ROUNDING_S <= kernel.monotonic() - before <= 0.001 + LATE_S
+    assert proactor.timer.resolution is IDLE
+    proactor.close()
+
+
 @pytest.mark.parametrize("slow_cancel", [0, 1])
 def test_a_moment_that_passed_while_the_program_was_busy_hides_no_later_one(windows, slow_cancel):
     """The timer is signalled, its packet is in the port, and nobody has waited since."""
