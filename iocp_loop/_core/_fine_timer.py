@@ -152,7 +152,7 @@ class FineTimer:
 
     def _do_without(self) -> None:
         self.resolution = MISSING
-        self.wait_ms = timeout_to_ms  # type: ignore[method-assign]  # For good, and one call less for each wait.
+        self.wait_ms = timeout_to_ms  # type: ignore[assignment, method-assign]  # For good: a call less a wait.
         self._close_handles()
 
     def _close_handles(self) -> None:
