@@ -396,6 +396,27 @@ class IocpEventLoop(RawSocketMethods):
         """Stop watching for reading; False if the socket was not watched. Raises as `add_reader` does."""
         return not self.is_closed() and self._watchers.remove(Interest.READ, fd)
 
+    async def wait_readable(self, sock: "int | HasFileno") -> None:
+        """Wait until a socket can be read or accepted from, or its peer has closed it.
+
+        Any number of tasks may wait for the same socket, beside a callback of `add_reader`. If the socket is closed
+        meanwhile, the wait is over as well: what the task does next on the socket tells it so.
+
+        Args:
+            sock: the socket, or its handle's value. It may belong to another loop or process.
+
+        Raises:
+            ValueError: it is not a socket, or a closed one.
+            RuntimeError: a transport or server of this loop owns the socket.
+        """
+        self._check_closed()
+        await self._watchers.wait(Interest.READ, sock)
+
+    async def wait_writable(self, sock: "int | HasFileno") -> None:
+        """Wait until a socket can be written, has connected, or has failed to connect. Otherwise as `wait_readable`."""
+        self._check_closed()
+        await self._watchers.wait(Interest.WRITE, sock)
+
     def add_writer(self, fd: "int | HasFileno", callback: Callable[[*_Arguments], object], *args: *_Arguments) -> None:
         """Call `callback(*args)` whenever a socket can be written, has connected, or has failed to connect.
 

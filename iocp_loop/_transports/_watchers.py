@@ -6,6 +6,9 @@ is closed while it is watched, its callbacks run once more, so that nobody waits
 
 A callback runs when the poll's answer is delivered, like a protocol's, and not from the ready queue. The socket is
 polled again before the next wait, and by then the callback must have read the data, or it would run twice for them.
+
+Any number of tasks may wait for a socket besides, each once, by a future. They and the callbacks do not know of each
+other.
 """
 
 import asyncio
@@ -50,6 +53,33 @@ class _Watcher:
             return True
 
 
+class _Waiting:
+    """One future that waits for a socket to be ready."""
+
+    __slots__ = ("future", "owner", "registration")
+
+    registration: Registration
+
+    def __init__(self, owner: "Watchers", future: "asyncio.Future[None]") -> None:
+        self.owner = owner
+        self.future = future
+
+    def on_ready(self, _closed: bool, _reset: bool) -> None:
+        """It is ready, or closed: what the program does next on the socket tells which."""
+        self.end()
+        if not self.future.done():
+            self.future.set_result(None)
+
+    def on_done(self, _future: "asyncio.Future[None]") -> None:
+        """It was cancelled, or is ready and this was done before."""
+        self.end()
+
+    def end(self) -> None:
+        """Wait no more. Idempotent."""
+        self.owner.waiting.discard(self)
+        _readiness.of(self.owner.proactor).unwatch(self.registration)
+
+
 class Watchers:
     """The readers and writers of one loop. Used from the loop's thread only."""
 
@@ -57,6 +87,7 @@ class Watchers:
         self._loop: Any = loop
         self.proactor = proactor
         self._table: dict[tuple[int, Interest], _Watcher] = {}
+        self.waiting: set[_Waiting] = set()
 
     def add(self, interest: Interest, fileobj: Any, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Watch a socket; replaces the callback that watches it already.
@@ -66,17 +97,28 @@ class Watchers:
             RuntimeError: a transport owns it.
         """
         fd = _fileno(fileobj)
-        _readiness.refuse_owned(self.proactor, fd)
         watcher = _Watcher(self, fd, fileobj, interest, asyncio.Handle(callback, args, self._loop, None))
-        readiness = _readiness.of(self.proactor)
+        watcher.registration = self._watch(fd, interest, watcher.on_ready)
+        self._remove(self._table.get((fd, interest)))
+        self._table[fd, interest] = watcher
+
+    def wait(self, interest: Interest, fileobj: Any) -> "asyncio.Future[None]":
+        """A future that is done as soon as a socket is ready, or was closed. Raises as `add` does."""
+        fd = _fileno(fileobj)
+        waiting = _Waiting(self, self._loop.create_future())
+        waiting.registration = self._watch(fd, interest, waiting.on_ready)
+        self.waiting.add(waiting)
+        waiting.future.add_done_callback(waiting.on_done)
+        return waiting.future
+
+    def _watch(self, fd: int, interest: Interest, sink: Callable[[bool, bool], None]) -> Registration:
+        _readiness.refuse_owned(self.proactor, fd)
         try:
-            watcher.registration = readiness.watch(fd, interest, watcher.on_ready)
+            return _readiness.of(self.proactor).watch(fd, interest, sink)
         except OSError as exc:
             if getattr(exc, "winerror", None) != WsaError.NOTSOCK:
                 raise  # A failure of the system, and not the caller's mistake.
             raise ValueError(f"Invalid file descriptor: {fd}: {exc}") from exc
-        self._remove(self._table.get((fd, interest)))
-        self._table[fd, interest] = watcher
 
     def remove(self, interest: Interest, fileobj: Any) -> bool:
         """Stop watching a socket; False if it was not watched. Raises ValueError and RuntimeError, as `add` does."""
@@ -95,6 +137,8 @@ class Watchers:
         """Remove all; the loop is closing."""
         for watcher in list(self._table.values()):
             self._remove(watcher)
+        for waiting in list(self.waiting):
+            waiting.end()
         self._loop = None  # Breaks the cycle.
 
     def forget(self, watcher: _Watcher) -> None:

@@ -95,6 +95,21 @@ async def watchers(loop):
             loop.remove_reader(one)
 
 
+async def tasks_that_wait(loop):
+    for _ in range(ROUNDS):
+        one, other = socket.socketpair()
+        with one, other:
+            one.setblocking(False)
+            await loop.wait_writable(one)
+            try:
+                async with asyncio.timeout(0):
+                    await loop.wait_readable(one)
+            except TimeoutError:
+                pass
+            other.send(b"x")
+            await loop.wait_readable(one)
+
+
 async def waits_for_handles(loop):
     event = Event()
     for _ in range(ROUNDS):
@@ -127,6 +142,7 @@ async def executors_and_timers(loop):
 WORK = (
     connections,
     servers,
+    tasks_that_wait,
     datagram_endpoints,
     bare_receives,
     bare_datagrams,

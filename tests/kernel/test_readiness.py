@@ -541,6 +541,100 @@ async def ready_for(fd, wanted):
     return ready
 
 
+# -- tasks that wait -------------------------------------------------------------------------------------------
+
+
+async def test_a_task_waits_until_there_is_something_to_read_and_not_at_all_if_there_is():
+    with pair() as (ours, peer):
+        waiting = asyncio.create_task(here().wait_readable(ours))
+        await polled()
+        assert not waiting.done()
+        peer.send(b"x")
+        await waiting
+        await here().wait_readable(ours)
+        assert ours.recv(2) == b"x"
+        await nothing_polled()
+
+
+async def test_a_task_waits_until_there_is_room_to_write():
+    with pair() as (ours, peer):
+        await here().wait_writable(ours)
+        sent = fill(ours)
+        waiting = asyncio.create_task(here().wait_writable(ours))
+        await polled()
+        assert not waiting.done()
+        await asyncio.to_thread(receive_exactly, peer, sent)
+        await waiting
+        await nothing_polled()
+
+
+async def test_any_number_of_tasks_wait_for_one_socket_beside_its_reader_and_writer():
+    """Readers, writers and a callback: each is told of its own, and once."""
+    with pair() as (ours, peer):
+        sent, called = fill(ours), []
+        readers = [asyncio.create_task(here().wait_readable(ours)) for _ in range(5)]
+        writers = [asyncio.create_task(here().wait_writable(ours)) for _ in range(5)]
+        with reading(ours, lambda: called.append(ours.recv(1))):
+            await polled()
+            peer.send(b"x")
+            await asyncio.gather(*readers)
+            await until(lambda: called == [b"x"], "the callback")
+            assert not any(writer.done() for writer in writers)
+            await asyncio.to_thread(receive_exactly, peer, sent)
+            await asyncio.gather(*writers)
+        await nothing_polled()
+
+
+async def test_a_task_that_is_cancelled_waits_no_more_and_the_others_go_on():
+    with pair() as (ours, peer):
+        given_up, other = (asyncio.create_task(here().wait_readable(ours)) for _ in range(2))
+        await polled()
+        given_up.cancel()
+        await asyncio.wait([given_up])
+        assert given_up.cancelled()
+        peer.send(b"x")
+        await other
+        fill(ours)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await here().wait_writable(ours)
+        await nothing_polled()
+
+
+async def test_a_socket_that_is_closed_ends_the_wait_for_it():
+    """Closed while it is polled, and before it is."""
+    for first_polled in (True, False):
+        with pair() as (ours, _peer):
+            waiting = asyncio.create_task(here().wait_readable(ours))
+            if first_polled:
+                await polled()
+            else:
+                await asyncio.sleep(0)
+            ours.close()
+            await waiting
+            await nothing_polled()
+
+
+async def test_who_can_not_be_waited_for_is_refused_as_by_add_reader():
+    with pair() as (ours, _peer):
+        ours.close()
+        with pytest.raises(ValueError, match="descriptor"):
+            await here().wait_readable(ours)
+    with pytest.raises(ValueError, match="Invalid file object"):
+        await here().wait_writable(object())
+    async with connected(Recorder) as (transport, _protocol, _peer):
+        with pytest.raises(RuntimeError, match="transport"):
+            await here().wait_readable(transport.get_extra_info("socket"))
+
+
+def test_a_closed_loop_lets_nobody_wait():
+    loop = iocp_loop.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        wait = loop.wait_readable(0)
+        wait.send(None)
+
+
 async def test_a_generator_that_asks_for_reading_writing_or_both_is_driven_as_psycopg_drives_its_own():
     """One future per wait, reader and writer added for it and removed by it, by descriptor and not by object."""
 
