@@ -205,6 +205,7 @@ class TurningLoop(SchedulingLoop):
         begun: Any
         handle = begun = None
         take = handles.popleft
+        plain = _Handle if run is None else None  # the class of nearly all of them; asked first
         for _ in range(count):
             # The inner `try` stands before anything is taken, because CPython protects the line of a `try` by no `try`,
             # not even by the outer one.
@@ -215,10 +216,11 @@ class TurningLoop(SchedulingLoop):
                     break  # A turn inside one of the callbacks has run the rest.
                 if handle._cancelled:
                     continue
-                kind = handle.__class__
-                if run is not None:
+                if handle.__class__ is plain:
+                    (begun := handle)._context.run(handle._callback, *handle._args)
+                elif run is not None:
                     run(begun := handle)
-                elif kind is _Handle or kind is _TimerHandle:
+                elif handle.__class__ is _TimerHandle:
                     (begun := handle)._context.run(handle._callback, *handle._args)
                 else:
                     # Made in debug mode, by another thread, or by a program with its own subclass of `asyncio.Handle`.
