@@ -89,7 +89,8 @@ class Proactor:
         self.attached: dict[Any, Closable] = {}
         self._wait = self.port.wait_raw
         self._last_error = self.kernel.last_error
-        self._wake_posted, self._inline_turns = False, 0
+        self.wake_posted = False  # a packet of `wake` is on its way: whatever is queued before it comes is seen
+        self._inline_turns = 0
 
     def __repr__(self) -> str:
         return f"<Proactor endpoints={len(self.endpoints)} pending={len(self.pending)} port={self.port!r}>"
@@ -423,7 +424,7 @@ class Proactor:
     def _unclaimed(self, key: int, address: int) -> None:
         if key == _WAKE:
             # Cleared before the woken thread looks at its queue, so that a thread that adds to it later posts again.
-            self._wake_posted = False
+            self.wake_posted = False
         elif key == Key.TIMER:
             self.timer.fired()
         elif key == Key.POSTED:
@@ -438,13 +439,13 @@ class Proactor:
 
     def wake(self) -> None:
         """Make the waiting `select`, or the next one, return. Thread-safe; many calls cost one packet."""
-        if not self._wake_posted:
+        if not self.wake_posted:
             try:
-                self._wake_posted = True
+                self.wake_posted = True
                 self.port.post(_WAKE)
             except BaseException:
                 # The packet may or may not have been posted: the next call tries again. One too many does no harm.
-                self._wake_posted = False
+                self.wake_posted = False
                 raise
 
     # -- the end -----------------------------------------------------------------------------------------------

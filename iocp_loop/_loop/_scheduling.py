@@ -21,6 +21,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from .._asyncio import _private as private
 from .._asyncio._private import Handle, ThreadsafeHandle, TimerHandle
+from .._core._proactor import Proactor
 
 # Cancelled timers are removed when the heap has more than this many timers, and more than half were cancelled.
 TIMERS_KEPT_MAX = 100
@@ -41,6 +42,8 @@ _lock = private.lock_handle
 
 class SchedulingLoop(private.BaseLoop):
     """The clock, the ready callbacks, and the timers."""
+
+    proactor: Proactor  # set by the subclass, before anything is scheduled
 
     def __init__(self) -> None:
         self._timer_heap: list[Timer] = []
@@ -172,7 +175,8 @@ class SchedulingLoop(private.BaseLoop):
             _lock(handle)
         ready = self._ready
         ready.append(handle)
-        self._write_to_self()
+        if not self.proactor.wake_posted:  # Asked here, too, because most calls are one of many.
+            self._write_to_self()
         backlog = len(ready)
         # One outstanding operation is the signal wake-up's receive.
         if backlog > BACKLOG_MAX and (len(self._outstanding) > 1 or backlog > BACKLOG_WITHOUT_IO_MAX):

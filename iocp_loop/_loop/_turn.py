@@ -205,7 +205,7 @@ class TurningLoop(SchedulingLoop):
         begun: Any
         handle = begun = None
         take = handles.popleft
-        plain = _Handle if run is None else None  # the class of nearly all of them; asked first
+        plain: Any = _Handle if run is None else None  # the class of nearly all of them; asked first
         for _ in range(count):
             # The inner `try` stands before anything is taken, because CPython protects the line of a `try` by no `try`,
             # not even by the outer one.
@@ -221,7 +221,7 @@ class TurningLoop(SchedulingLoop):
                 elif run is not None:
                     run(begun := handle)
                 elif handle.__class__ is _TimerHandle:
-                    (begun := handle)._context.run(handle._callback, *handle._args)
+                    (begun := handle)._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
                 else:
                     # Made in debug mode, by another thread, or by a program with its own subclass of `asyncio.Handle`.
                     (begun := handle)._run()
