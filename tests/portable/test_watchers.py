@@ -266,3 +266,43 @@ def test_a_poll_that_finds_no_memory_is_asked_again_less_and_less_often():
         assert "room" in stage.told
 
     stage.play(scenario)
+
+
+def test_a_task_waits_for_a_socket_once_and_others_beside_it():
+    stage = Stage()
+    wait = stage.loop._watchers.wait
+
+    async def scenario():
+        first, second, given_up = (wait(_readiness.Interest.READ, stage.sock) for _ in range(3))
+        await quiet()
+        assert not first.done()
+        given_up.cancel()
+        await quiet()
+        stage.peer.deliver(b"one")
+        await asyncio.gather(first, second)
+        await wait(_readiness.Interest.WRITE, stage.sock)
+        assert stage.loop._watchers.waiting == set()
+
+    stage.play(scenario)
+
+
+def test_a_task_whose_socket_or_loop_is_closed_waits_no_more():
+    stage = Stage()
+
+    async def scenario():
+        waiting = stage.loop._watchers.wait(_readiness.Interest.READ, stage.sock)
+        await quiet()
+        stage.sock.close()
+        await waiting
+        others = stage.kernel.socketpair()
+        left = stage.loop._watchers.wait(_readiness.Interest.READ, others[0])
+        await quiet()
+        stage.loop._watchers.close()
+        assert stage.loop._watchers.waiting == set()
+        assert not left.done()
+        for other in others:
+            other.close()
+        stage.peer.close()
+        await quiet()
+
+    stage.play(scenario)
