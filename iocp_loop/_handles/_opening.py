@@ -1,6 +1,7 @@
 """Choosing the class that serves a handle: the one module that knows them all."""
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from .._core._endpoint import Kind
@@ -126,18 +127,14 @@ def connect_pipe(proactor: Proactor, name: str, *, message_mode: bool = False) -
     """
     kernel = proactor.kernel
     handle = _pipes.open_client(kernel, name)
-    if message_mode:
-        try:
-            _pipes.set_message_mode(kernel, handle, name)
-        except OSError:
-            kernel.CloseHandle(handle)
-            raise
-    return _owned(proactor, handle)
+    return _owned(proactor, handle, (lambda: _pipes.set_message_mode(kernel, handle, name)) if message_mode else None)
 
 
-def _owned(proactor: Proactor, handle: int) -> OverlappedPipe:
+def _owned(proactor: Proactor, handle: int, prepare: Callable[[], None] | None = None) -> OverlappedPipe:
     owner = OwnedHandle(proactor.kernel, handle)
     try:
+        if prepare is not None:
+            prepare()
         return open_overlapped(proactor, handle, owner)
     except BaseException:
         owner.close()

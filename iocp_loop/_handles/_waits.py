@@ -94,7 +94,7 @@ class HandleWait:
         self.phase = Phase.NEW
         self.own = 0  # the duplicate
         self.code = 0  # the WinError, if it FAILED
-        self.deadline: float | None = None  # on time.monotonic's clock; None: never
+        self.deadline: float | None = None  # on time.perf_counter's clock; None: never
         self._handle = handle
         self._timeout_ms = timeout_ms
         self._seen: int | None = None
@@ -120,7 +120,7 @@ class HandleWait:
         if not self.own:
             return status_from_winerror(self._kernel.last_error())
         if self._timeout_ms != INFINITE and self.deadline is None:
-            self.deadline = time.monotonic() + self._timeout_ms / 1000
+            self.deadline = time.perf_counter() + self._timeout_ms / 1000
         with _lock:
             if self._waiter is None or self._waiter.ended:
                 self._waiter = _waiter_with_room(self._kernel)
@@ -243,7 +243,7 @@ class _Waiter:
         """Answer the waits that were stopped or whose time is up, and return the others. If none is left, end."""
         with _lock:
             waits = tuple(self._waits)
-        now = time.monotonic()
+        now = time.perf_counter()
         for wait in waits:
             if wait.phase is Phase.STOPPING:
                 self._end_wait(wait, CANCELLED)
@@ -276,7 +276,7 @@ class _Waiter:
 
 def _remaining_ms(waits: tuple[HandleWait, ...]) -> int:
     deadlines = [wait.deadline for wait in waits if wait.deadline is not None]
-    return timeout_to_ms(min(deadlines) - time.monotonic() if deadlines else None)
+    return timeout_to_ms(min(deadlines) - time.perf_counter() if deadlines else None)
 
 
 def _waiter_with_room(kernel: Kernel) -> _Waiter | None:

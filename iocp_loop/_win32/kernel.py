@@ -117,7 +117,7 @@ class Win32Kernel:
     """The real kernel. A function is bound at its first use. Thread-safe, because binding twice is harmless."""
 
     def __init__(self) -> None:
-        self.monotonic = time.monotonic
+        self.monotonic = time.perf_counter  # time.monotonic goes by the tick up to Python 3.12.
         self.last_error = ctypes.get_last_error  # type: ignore[attr-defined, unused-ignore]
         self.clear_last_error = partial(ctypes.set_last_error, 0)  # type: ignore[attr-defined, unused-ignore]
         self._extensions: dict[tuple[Any, ...], Any] = {}
